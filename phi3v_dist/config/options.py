@@ -1,0 +1,163 @@
+"""Every option of a run: one frozen pydantic model per room, each option with its help, range and default.
+
+Enters: the merged raw dictionary of ``loading.py``. Leaves: one ``RunConfig``. A user may read this file from top to
+bottom as the manual of recipes. Here stand only the checks that one option can decide alone; what needs two rooms is
+checked in ``loading.check_rooms``.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from typing_extensions import Annotated
+
+
+def _refuse_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not yes/no/true/false")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_refuse_boolean), Field(ge=1)]
+CountOrZero = Annotated[int, BeforeValidator(_refuse_boolean), Field(ge=0)]
+Number = Annotated[float, BeforeValidator(_refuse_boolean), Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(_refuse_boolean), Field(ge=0, le=1)]
+
+
+class Options(BaseModel):
+    """Base of all rooms' options: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ColumnOptions(Options):
+    """Which column of the product table holds what. Defaults: the DBQ Burberry tables."""
+
+    product_code: str = Field("product_code", description="Unique code of a product; decides its split.")
+    title: str = Field("title", description="Name of the product.")
+    category: str = Field("category3_code", description="Category of the product.")
+    price: str = Field("full_price", description="Price, a decimal number above 0.")
+    currency: str = Field("currency_code", description="Currency of the price.")
+    image_path: str = Field("local_image_path", description="Picture file, relative to catalog.image_root.")
+
+
+class CatalogOptions(Options):
+    """catalog/: from a product table to checked products."""
+
+    table: str = Field("catalog/products.csv", description="Product table: CSV with a header line.")
+    image_root: str | None = Field(None, description="Folder that picture paths start from; default: the table's.")
+    columns: ColumnOptions = Field(default_factory=ColumnOptions, description="Column names.")
+    currency: str | None = Field(None, description="Only currency accepted; default: the most frequent one.")
+    heldout_share: Share = Field(0.1, description="Share of products held out from training, by hash of the code.")
+    min_image_side: Count = Field(16, description="Pictures with a shorter side than this are rejected (pixels).")
+    max_image_megapixels: Number = Field(100.0, description="Larger pictures are rejected unread (megapixels).")
+    max_text_characters: Count = Field(500, description="Longer titles or categories are rejected (characters).")
+    max_reject_share: Share = Field(0.2, description="Above this share of rejects the command ends with code 3.")
+
+
+class ShardOptions(Options):
+    """shards/: checked products as WebDataset tar files with an index."""
+
+    folder: str = Field("shards", description="Folder of {train,heldout}/*.tar, index.parquet, manifest.json.")
+    samples_per_shard: Count = Field(1000, description="Samples in one tar file.")
+    workers: Count = Field(2, description="Processes that check pictures and write shards.")
+
+
+class ModelOptions(Options):
+    """model/: the folder that training begins from, and how it is run."""
+
+    folder: str = Field("base", description="Model folder in the official layout: config.json, *.safetensors, …")
+    attention: Literal["auto", "flash_attn", "varlen", "sdpa"] = Field(
+        "auto", description="Attention kernel of the language model; auto takes the fastest that runs here."
+    )
+    rope_mode: Literal["per_document", "short", "long"] = Field(
+        "per_document", description="LongRoPE factors: by each document's length, or always one list."
+    )
+    train_vision: bool = Field(True, description="Train the vision tower and the projector too.")
+    activation_checkpointing: bool = Field(True, description="Recompute each layer in backward: less memory, slower.")
+
+
+class DocumentOptions(Options):
+    """documents/: from a sample to token ids, labels and crops."""
+
+    template: Literal["mission", "official"] = Field(
+        "mission", description="mission: `<|end|><|assistant|>`; official: a newline between the two."
+    )
+    num_crops: CountOrZero = Field(0, description="Most crops per picture; 0: as the model's preprocessor says.")
+
+
+class PackingOptions(Options):
+    """packing/: which documents share a sequence, in which order."""
+
+    pack_tokens: Annotated[Count, Field(ge=64, le=1_048_576)] = Field(
+        8192, description="Longest pack (tokens). Nothing is padded, packs may be shorter."
+    )
+    packs_per_step: Count = Field(384, description="Packs in one optimizer step, whatever the number of ranks.")
+    window_shards: Count = Field(16, description="Neighbouring shards shuffled and packed together.")
+    pool_documents: Count = Field(512, description="Oldest unplaced documents that a pack may choose from.")
+    choose_documents: Count = Field(48, description="Candidates for the exact filling of a pack's last part.")
+    long_documents: Literal["error", "drop"] = Field(
+        "error", description="A document longer than the pack: stop before training, or leave it out, counted."
+    )
+    workers: CountOrZero = Field(2, description="Loader processes per rank; 0 loads in the training process.")
+    prefetch_packs: Count = Field(4, description="Packs each loader process prepares ahead.")
+    max_damaged_share: Share = Field(0.001, description="Above this share of damaged samples the run stops.")
+
+
+class TrainingOptions(Options):
+    """training/: the optimization."""
+
+    steps: CountOrZero = Field(0, description="Optimizer steps; 0: training.epochs decides.")
+    epochs: Number = Field(1.0, description="Passes over the training split, when training.steps is 0.")
+    seed: CountOrZero = Field(0, description="Order of documents. Same seed, same run.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one, else cpu.")
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="Weights and arithmetic; master copy always fp32.")
+    deepspeed_config: str = Field("ds_configs/zero3.json", description="DeepSpeed settings that no option covers.")
+    learning_rate: Number = Field(1e-5, description="Highest learning rate.")
+    min_learning_rate_share: Share = Field(0.1, description="Last learning rate as a share of the highest.")
+    warmup_share: Share = Field(0.03, description="Share of the steps in which the learning rate rises from 0.")
+    beta1: Share = Field(0.9, description="AdamW: decay of the mean gradient.")
+    beta2: Share = Field(0.95, description="AdamW: decay of the mean squared gradient.")
+    epsilon: Number = Field(1e-8, description="AdamW: added to the denominator.")
+    weight_decay: Number = Field(0.01, description="AdamW: not applied to norms, biases and separators.")
+    gradient_clipping: Number = Field(1.0, description="Largest gradient norm; 0: no clipping.")
+
+
+class EvaluationOptions(Options):
+    """evaluation/: what is looked at during a run. A count of 0 or every_steps 0 leaves it out."""
+
+    every_steps: CountOrZero = Field(200, description="Steps between validations (and one after the last step).")
+    loss_packs: CountOrZero = Field(64, description="Held-out packs for the validation loss.")
+    generate_products: CountOrZero = Field(32, description="Held-out products whose answers are generated.")
+    max_new_tokens: Count = Field(96, description="Longest generated answer (tokens).")
+
+
+class CheckpointOptions(Options):
+    """checkpoints/: what a run can go on from."""
+
+    every_steps: Count = Field(200, description="Steps between checkpoints (and one after the last step).")
+    keep_last: Count = Field(2, description="Newest checkpoints that are kept; older ones are deleted.")
+
+
+class TrackingOptions(Options):
+    """tracking/: what is told to the outside."""
+
+    wandb: Literal["online", "offline", "disabled"] = Field("offline", description="Weights & Biases, rank 0 alone.")
+    project: str = Field("phi3v-dist", description="W&B project.")
+    run_name: str | None = Field(None, description="W&B run name; default: the run folder's name.")
+    tensorboard: bool = Field(False, description="Also write TensorBoard files.")
+    console_every: Count = Field(10, description="Steps between console lines.")
+
+
+class RunConfig(Options):
+    """A whole recipe. Relative paths start from the folder that the command is called in."""
+
+    run_folder: str = Field("runs/train", description="Everything a run writes (DESIGN: a run's folder).")
+    catalog: CatalogOptions = Field(default_factory=CatalogOptions)
+    shards: ShardOptions = Field(default_factory=ShardOptions)
+    model: ModelOptions = Field(default_factory=ModelOptions)
+    documents: DocumentOptions = Field(default_factory=DocumentOptions)
+    packing: PackingOptions = Field(default_factory=PackingOptions)
+    training: TrainingOptions = Field(default_factory=TrainingOptions)
+    evaluation: EvaluationOptions = Field(default_factory=EvaluationOptions)
+    checkpoints: CheckpointOptions = Field(default_factory=CheckpointOptions)
+    tracking: TrackingOptions = Field(default_factory=TrackingOptions)

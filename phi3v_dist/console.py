@@ -1,0 +1,69 @@
+"""What a person sees: log lines, progress, tables, and how a command ends.
+
+Enters: a command's function. Leaves: its exit code, and for a ``UserError`` exactly one line on standard error.
+rich draws on a terminal; without one every line is plain and carries the time, fit for a log file.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from phi3v_dist.errors import UserError
+
+Item = TypeVar("Item")
+
+_PLAIN_PROGRESS_SECONDS = 5.0
+
+out = Console(highlight=False, soft_wrap=True)
+log = logging.getLogger("phi3v_dist")
+
+
+def run_command(command: Callable[[], int | None], *, speak: bool = True) -> int:
+    """Call ``command``; return its exit code, or a ``UserError``'s after printing its one line.
+
+    ``speak=False`` keeps the line back: a rank that meets the same error as rank 0 leaves the word to it.
+    """
+    try:
+        return command() or 0
+    except UserError as error:
+        if speak:
+            print(f"ERROR {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped by the keyboard", file=sys.stderr)
+        return 130
+
+
+def say(text: str) -> None:
+    """Print one line for the user."""
+    out.print(text, markup=False)
+
+
+def progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+    """Yield ``items`` while showing how far: a bar on a terminal, else a plain line every few seconds."""
+    if out.is_terminal:
+        yield from track(items, description=what, total=total, console=out)
+        return
+    started = last = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= _PLAIN_PROGRESS_SECONDS or number == total:
+            last = now
+            say(f"{what}: {number} of {total} ({now - started:.0f} s)")
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table."""
+    drawn = Table(title=title, title_justify="left")
+    for name in header:
+        drawn.add_column(name)
+    for row in rows:
+        drawn.add_row(*(str(cell) for cell in row))
+    out.print(drawn)

@@ -1,0 +1,64 @@
+"""Errors that a user can mend: what is wrong, where, the value found, the mend, and an exit code.
+
+Enters: nothing. Leaves: one tree of exceptions under ``UserError``; ``str(error)`` is the single line that a
+command prints. A bug of ours is never a ``UserError``: it keeps its traceback.
+
+::
+
+    UserError            exit code 2
+    ├─ ConfigError       a recipe, an override, an option
+    ├─ CatalogError      a product table, its columns, its pictures
+    ├─ ShardError        shards, index, manifest
+    ├─ DocumentError     tokenizer, template, a document that does not fit
+    ├─ ModelFolderError  a folder with config.json and weights
+    ├─ CheckpointError   a checkpoint, or a resume that would change the run
+    ├─ HardwareError     this machine can't do what the recipe asks
+    └─ RunError          a run that can't go on (a rank died, a loss is not finite)
+"""
+
+
+class UserError(Exception):
+    """One line for the person at the keyboard.
+
+    ``what``: the fault, in words. ``where``: file, row or key. ``value``: what was found there (left out when there
+    is none). ``mend``: what to do next.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str, mend: str, value: object = None) -> None:
+        found = "" if value is None else f" (found {value!r})"
+        super().__init__(f"{where}: {what}{found}. {mend}".replace("\n", " "))
+        self.what, self.where, self.value, self.mend = what, where, value, mend
+
+
+class ConfigError(UserError):
+    """A recipe, an override or an option is wrong."""
+
+
+class CatalogError(UserError):
+    """A product table or its pictures can't be used."""
+
+
+class ShardError(UserError):
+    """Shards, their index or their manifest are missing or damaged."""
+
+
+class DocumentError(UserError):
+    """A sample can't become a document."""
+
+
+class ModelFolderError(UserError):
+    """A model folder is missing, incomplete, or of another kind."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint can't be used, or a resume would change what the run means."""
+
+
+class HardwareError(UserError):
+    """This machine can't do what the recipe asks for."""
+
+
+class RunError(UserError):
+    """A run can't go on."""
