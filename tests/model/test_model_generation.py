@@ -1,0 +1,55 @@
+"""Greedy generation against the official code (without a cache, which is right across the RoPE border too)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from formula import MANIFEST, golden_model, golden_values, pixels_of
+
+from phi3v_dist.model.generation import generate
+
+
+@dataclass
+class Prompt:
+    input_ids: np.ndarray
+    grids: list
+
+
+@pytest.fixture(scope="module")
+def model():
+    return golden_model()
+
+
+@pytest.fixture(scope="module")
+def values():
+    return golden_values()
+
+
+def prompt_of(case, values):
+    length = int((values[f"{case}.labels"] != -100).nonzero()[0])  # the prompt ends where supervision begins
+    grids = [tuple(g) for g in MANIFEST["phi3v"]["cases"][case].get("grids", [])]
+    return Prompt(values[f"{case}.input_ids"][:length].numpy(), grids)
+
+
+def test_prompts_of_unequal_length_generate_the_official_tokens_together(model, values):
+    prompts = [prompt_of(case, values) for case in ("one_1x2", "text_short")]
+    answers = generate(model, prompts, pixels_of("one_1x2", [[1, 2]]), 16, end_ids=())
+    assert answers[0] == values["generate.one_1x2.tokens"].tolist()
+    assert answers[1] == values["generate.text_short.tokens"].tolist()
+
+
+def test_generation_across_the_rope_border_equals_the_run_without_cache(model, values):
+    prompt = Prompt(values["generate.cross_4096.prompt"].numpy(), [])
+    answer = generate(model, [prompt], None, 16, end_ids=())
+    assert answer[0] == values["generate.cross_4096.tokens_without_cache"].tolist()
+
+
+def test_answer_is_cut_before_its_end_token_and_ranks_are_asked_each_token(model, values):
+    prompt = prompt_of("text_short", values)
+    official = values["generate.text_short.tokens"].tolist()
+    asked = []
+    answer = generate(model, [prompt], None, 16, [official[3]], lambda done: asked.append(done) or done)
+    first = official.index(official[3])
+    assert answer[0] == official[:first]
+    assert asked == [False] * first + [True]
