@@ -1,0 +1,114 @@
+"""The one way a picture is opened, so that checking, indexing and training see the same one.
+
+Enters: the bytes of a file. Leaves: an 8-bit RGB picture as a person would see it on a white page: turned by its EXIF
+note, transparency laid on white, 16 bits scaled to 8, the first frame of an animation, every pixel decoded. Or an
+``ImageError`` with a short stable reason. ``image_size`` gives the same size from the header alone.
+"""
+
+import io
+import warnings
+from typing import Final
+
+import numpy
+from PIL import ExifTags, Image
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")  # none that calls another program
+
+_TURNS: Final = {  # EXIF orientation → what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_QUARTER_TURNS: Final = (5, 6, 7, 8)
+
+# Pillow's own limit is a fixed number of the process, and its warning below it can't be mended by a user. Ours is an
+# option, and it is checked before any pixel is decoded.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class ImageError(Exception):
+    """``reason`` is one of: empty, not a picture, too large, truncated, damaged, pixel type."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def open_image(data: bytes, *, max_megapixels: float) -> Image.Image:
+    """Decode a picture completely to RGB (uint8). Raises ``ImageError``; a size above the limit before decoding."""
+    with warnings.catch_warnings(action="ignore"):  # of odd metadata, one line for each picture
+        picture = _identified(data)
+        if picture.width * picture.height > max_megapixels * 1e6:
+            raise ImageError("too large")
+        orientation = _orientation(picture)
+        _decode(picture)
+        picture = _rgb(picture)
+    return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height (pixels) that ``open_image`` would give, from the header. Raises ``ImageError``."""
+    with warnings.catch_warnings(action="ignore"):
+        picture = _identified(data)
+        width, height = picture.size
+        return (height, width) if _orientation(picture) in _QUARTER_TURNS else (width, height)
+
+
+def _identified(data: bytes) -> Image.Image:
+    if not data:
+        raise ImageError("empty")
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers answer garbage with a dozen kinds of exceptions
+        raise ImageError("not a picture") from error
+
+
+def _decode(picture: Image.Image) -> None:
+    try:
+        picture.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        raise ImageError("truncated" if "truncated" in str(error) else "damaged") from error
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation (1 to 8) that is left to us, read before decoding. An unreadable note turns nothing."""
+    if picture.format == "TIFF":
+        return 1  # Pillow turns these itself, size included
+    try:
+        # Not PngImageFile.getexif, which decodes the whole picture to look for a note behind the pixels.
+        return Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # EXIF blocks are written by every kind of software
+        return 1
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """A new picture without metadata, so that nobody turns it a second time."""
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
+        return _from_deep(picture)
+    try:
+        if not picture.has_transparency_data:
+            rgb = picture.convert("RGB")
+        else:
+            layer = picture.convert("RGBA")
+            rgb = Image.new("RGB", picture.size, "white")
+            rgb.paste(layer, mask=layer.getchannel("A"))
+    except ValueError as error:
+        raise ImageError("pixel type") from error
+    rgb.info = {}
+    return rgb
+
+
+def _from_deep(picture: Image.Image) -> Image.Image:
+    """16-bit grey → 8-bit RGB by the high byte, as Pillow does for 16-bit colour."""
+    values = numpy.asarray(picture)
+    if picture.mode == "F" or values.min() < 0 or values.max() > 65_535:
+        raise ImageError("pixel type")  # no range is agreed on, so any picture would be a guess
+    return Image.fromarray((values >> 8).astype(numpy.uint8)).convert("RGB")

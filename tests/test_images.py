@@ -1,0 +1,137 @@
+"""Pictures as a person sees them: Pillow's own ``exif_transpose`` and hand-computed pixels are the truth."""
+
+import io
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from phi3v_dist.images import ImageError, image_size, open_image
+
+
+def encoded(picture: Image.Image, form: str, **options) -> bytes:
+    memory = io.BytesIO()
+    picture.save(memory, form, **options)
+    return memory.getvalue()
+
+
+def noise(width: int, height: int, channels: int = 3) -> Image.Image:
+    pixels = numpy.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=numpy.uint8)
+    return Image.fromarray(pixels)
+
+
+def opened(data: bytes) -> Image.Image:
+    return open_image(data, max_megapixels=1)
+
+
+def reason_of(data: bytes, max_megapixels: float = 1) -> str:
+    with pytest.raises(ImageError) as caught:
+        open_image(data, max_megapixels=max_megapixels)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turn_equals_pillows(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(noise(6, 4), form, exif=exif)
+    truth = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    picture = opened(data)
+    assert numpy.array_equal(numpy.asarray(picture), numpy.asarray(truth))
+    assert image_size(data) == picture.size == ((4, 6) if orientation > 4 else (6, 4))
+    assert ImageOps.exif_transpose(picture).size == picture.size  # nothing is left to turn again
+
+
+def test_transparency_is_laid_on_white() -> None:
+    picture = Image.new("RGBA", (2, 1))
+    picture.putpixel((0, 0), (100, 0, 0, 0))
+    picture.putpixel((1, 0), (100, 0, 0, 255))
+    picture = opened(encoded(picture, "PNG"))
+    assert [picture.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (100, 0, 0)]
+
+
+@pytest.mark.parametrize("mode", ["LA", "P", "L"])
+def test_every_kind_of_transparency_becomes_white(mode: str) -> None:
+    if mode == "LA":
+        data = encoded(Image.new("LA", (3, 3), (10, 0)), "PNG")
+    else:
+        grey = Image.new(mode, (3, 3), 7)
+        if mode == "P":
+            grey.putpalette([level for level in range(256) for _ in "rgb"])
+        data = encoded(grey, "PNG", transparency=7)
+    assert opened(data).getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_16_bit_grey_is_scaled_not_clipped() -> None:
+    values = numpy.array([[0, 256, 32_768, 65_535]], dtype=numpy.uint16)
+    for form in ("PNG", "TIFF"):
+        picture = opened(encoded(Image.fromarray(values), form))
+        assert [picture.getpixel((x, 0)) for x in range(4)] == [(v, v, v) for v in (0, 1, 128, 255)]
+
+
+def test_floating_point_pixels_are_refused() -> None:
+    assert reason_of(encoded(Image.new("F", (4, 4), 0.5), "TIFF")) == "pixel type"
+
+
+def test_cmyk_and_palette_become_rgb() -> None:
+    cmyk = opened(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
+    assert cmyk.mode == "RGB"
+    assert numpy.allclose(cmyk.getpixel((4, 4)), (255, 0, 0), atol=3)
+    palette = Image.new("P", (2, 2), 1)
+    palette.putpalette([0, 0, 0, 12, 34, 56])
+    assert opened(encoded(palette, "PNG")).getpixel((0, 0)) == (12, 34, 56)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
+def test_an_animation_gives_its_first_frame(form: str) -> None:
+    frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+    red, _, blue = opened(data).getpixel((2, 2))
+    assert red > 200
+    assert blue < 60
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "TIFF", "BMP"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_cut_picture_is_truncated(form: str, share: float) -> None:
+    data = encoded(noise(64, 64), form)
+    assert reason_of(data[: int(len(data) * share)]) in ("truncated", "damaged", "not a picture")
+    if form in ("JPEG", "PNG"):
+        assert reason_of(data[: int(len(data) * share)]) == "truncated"
+
+
+def test_a_bomb_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = encoded(Image.new("1", (12_000, 12_000)), "PNG")
+    assert len(bomb) < 100_000
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("pixels were decoded"))
+    assert reason_of(bomb, max_megapixels=100) == "too large"
+    assert image_size(bomb) == (12_000, 12_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"", "empty"), (b"<html>404</html>", "not a picture"), (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not a picture")],
+)
+def test_what_is_no_picture_says_so(data: bytes, reason: str) -> None:
+    assert reason_of(data) == reason
+
+
+def test_a_broken_exif_note_turns_nothing() -> None:
+    data = encoded(noise(6, 4), "JPEG", exif=b"Exif\0\0MM\0\x2a\xff\xff\xff\xff")
+    assert opened(data).size == image_size(data) == (6, 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(position=st.integers(0, 10_000), value=st.integers(0, 255), form=st.sampled_from(["JPEG", "PNG", "GIF", "WEBP"]))
+def test_a_changed_byte_gives_a_picture_or_an_image_error(position: int, value: int, form: str) -> None:
+    data = bytearray(encoded(noise(24, 16), form))
+    data[position % len(data)] = value
+    try:
+        picture = opened(bytes(data))
+    except ImageError:
+        return
+    assert picture.mode == "RGB"
+    assert picture.size == image_size(bytes(data))
