@@ -1,0 +1,113 @@
+"""What W&B's own run file holds after a tracked run, read back from disk."""
+
+import io
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from wandb_file import history, read_records
+
+from phi3v_dist.config.options import TrackingOptions
+from phi3v_dist.tracking.predictions import ShownPrediction
+from phi3v_dist.tracking.tracker import start_tracking
+
+STEP_2 = {
+    "loss": 1.5,
+    "learning_rate": 2e-3,
+    "gradient_norm": 0.75,
+    "tokens_per_second": 1234.5,
+    "validation_loss": 1.75,
+    "price_error_mean": 0.3,
+    "price_error_median": 0.2,
+}
+TRUTH, ANSWER = "Red Scarf | scarf | 120", "Product: Red Scarf, Category: scarf, Full Price: 118"
+
+
+def _png(colour):
+    content = io.BytesIO()
+    Image.new("RGB", (700, 400), colour).save(content, "PNG")
+    return content.getvalue()
+
+
+def _track(run_folder, first_step, last_step):
+    tracker = start_tracking(
+        TrackingOptions(project="shop"),
+        run_folder,
+        {"training": {"seed": 7}},
+        total_steps=5,
+        first_step=first_step,
+        is_rank_0=True,
+    )
+    for step in range(first_step, last_step + 1):
+        tracker.log_step(step, STEP_2 if step == 2 else {"loss": 3.0 / step})
+        if step == 2:
+            shown = [ShownPrediction(_png(colour), TRUTH, ANSWER, {"sample": 9}) for colour in ("red", "blue")]
+            tracker.log_predictions(step, shown)
+    tracker.close()
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    before = os.environ.pop("WANDB_DATA_DIR", None)
+    _track(folder, 1, 3)
+    time.sleep(1.1)  # W&B names an offline run's folder by the second
+    _track(folder, 3, 5)
+    del os.environ["WANDB_DATA_DIR"]
+    if before:
+        os.environ["WANDB_DATA_DIR"] = before
+    return folder
+
+
+@pytest.fixture(scope="module")
+def records(run_folder):
+    first, second = sorted(run_folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    return read_records(first), read_records(second)
+
+
+def _of_kind(records, kind):
+    return [getattr(record, kind) for record in records if record.WhichOneof("record_type") == kind]
+
+
+def test_every_value_of_a_step_is_in_the_run_file(records):
+    logged = history(records[0])
+    assert sorted(logged) == [1, 2, 3]
+    assert {name: logged[2][name] for name in STEP_2} == STEP_2
+    assert logged[3]["loss"] == 1.0
+
+
+def test_a_resumed_run_keeps_its_id_project_name_and_config(records, run_folder):
+    run_id = (run_folder / "wandb-run-id").read_text().strip()
+    for part in records:
+        run = _of_kind(part, "run")[0]
+        assert (run.run_id, run.project, run.display_name) == (run_id, "shop", "first")
+        config = {update.key: update.value_json for update in run.config.update}
+        assert json.loads(config["training"]) == {"seed": 7}
+    assert sorted(history(records[1])) == [3, 4, 5]
+
+
+def test_the_table_holds_pictures_truths_and_answers_on_disk(records, run_folder):
+    artifact = _of_kind(records[0], "artifact")[0]
+    files = {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
+    assert all(run_folder.absolute() in path.parents for path in files.values())
+    table = json.loads(files["predictions.table.json"].read_text())
+    assert table["columns"] == ["picture", "truth", "prediction"]
+    assert [row[1:] for row in table["data"]] == [[TRUTH, ANSWER]] * 2
+    for (picture, _, _), colour in zip(table["data"], [(254, 0, 0), (0, 0, 254)], strict=True):
+        with Image.open(files[picture["path"]]) as image:
+            assert image.size == (336, 192)
+            assert image.convert("RGB").getpixel((100, 100)) == colour
+    assert history(records[0])[2]["predictions._type"] == "table-file"
+
+
+def test_predictions_are_also_lines_in_the_run_folder(run_folder):
+    lines = (run_folder / "predictions/step-2.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"truth": TRUTH, "answer": ANSWER, "sample": 9}] * 2
+
+
+def test_the_run_folder_has_each_step_once(run_folder):
+    steps = [json.loads(line)["step"] for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5]
