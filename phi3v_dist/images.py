@@ -6,6 +6,7 @@ note, transparency laid on white, 16 bits scaled to 8, the first frame of an ani
 """
 
 import io
+import math
 import warnings
 from typing import Final
 
@@ -38,8 +39,11 @@ class ImageError(Exception):
         self.reason = reason
 
 
-def open_image(data: bytes, *, max_megapixels: float) -> Image.Image:
-    """Decode a picture completely to RGB (uint8). Raises ``ImageError``; a size above the limit before decoding."""
+def open_image(data: bytes, *, max_megapixels: float = math.inf) -> Image.Image:
+    """Decode a picture completely to RGB (uint8). Raises ``ImageError``; a size above the limit before decoding.
+
+    Only the catalogue's checks need a limit: what is read from shards has passed it.
+    """
     with warnings.catch_warnings(action="ignore"):  # of odd metadata, one line for each picture
         picture = _identified(data)
         if picture.width * picture.height > max_megapixels * 1e6:
