@@ -1,0 +1,121 @@
+"""The manifest: what a shard folder holds, what it was made from, and whether it is whole.
+
+Enters: the facts of finished files. Leaves: ``manifest.json``, and after reading it back a plain dictionary. It is
+written last, so a folder is a shard folder if and only if it is there; ``read_manifest`` alone decides that.
+
+::
+
+    FOLDER/
+      train/train-000000.tar …     KEY.00.jpg, KEY.00.png, … (the original bytes), KEY.json
+      heldout/heldout-000000.tar …
+      index.parquet                one row per sample (shards/index.py)
+      rejects.parquet              one row per rejected product (shards/rejects.py)
+      manifest.json                last
+"""
+
+import hashlib
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from phi3v_dist import __version__
+from phi3v_dist.config.options import CatalogOptions, ShardOptions
+from phi3v_dist.errors import CatalogError, ShardError
+from phi3v_dist.files import sha256_of
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "heldout")
+MANIFEST_NAME, INDEX_NAME, REJECTS_NAME = "manifest.json", "index.parquet", "rejects.parquet"
+MAKE_THEM = "Make the shards: python tools/make_shards.py --config RECIPE"
+MAKE_ANEW = "Delete the folder and make it anew: python tools/make_shards.py --config RECIPE"
+
+# Where the input lies and how fast it is read don't change what is written.
+_OPTIONS_WITHOUT_EFFECT = {"table", "max_reject_share"}
+
+_TEXT = {"dtype": "string", "_type": "Value"}
+_JSON_FEATURES = dict.fromkeys(("category", "currency", "product_code", "title"), _TEXT) | {
+    "price": {"dtype": "float64", "_type": "Value"}
+}
+
+
+def describe_input(catalog: CatalogOptions, shards: ShardOptions) -> dict[str, Any]:
+    """Table name and hash, the options that decide the shards' content, and one ``fingerprint`` over them.
+
+    Pictures are not hashed: to know that nothing changed must cost seconds, not a pass over all bytes.
+    Raises ``CatalogError`` when the table can't be read.
+    """
+    try:
+        table_sha256 = sha256_of(catalog.table)
+    except OSError as error:
+        raise CatalogError(
+            f"the product table can't be read ({error.strerror})",
+            where="catalog.table",
+            value=catalog.table,
+            mend="Set catalog.table to a CSV file with a header line.",
+        ) from None
+    options = catalog.model_dump(mode="json", exclude=_OPTIONS_WITHOUT_EFFECT)
+    options["samples_per_shard"] = shards.samples_per_shard
+    told = {"schema_version": SCHEMA_VERSION, "table_sha256": table_sha256, "options": options}
+    fingerprint = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    name = Path(catalog.table).name
+    return {"table": name, "table_sha256": table_sha256, "options": options, "fingerprint": fingerprint}
+
+
+def build_manifest(
+    folder: Path, shards: list[dict[str, Any]], reasons: dict[str, int], described: dict[str, Any]
+) -> dict[str, Any]:
+    """The manifest of finished files. Neither time nor workers are in it: the same input gives the same bytes.
+
+    ``shards``: ``describe_file`` of each tar file with its split, samples and members; ``reasons``: rejects by reason;
+    ``described``: from ``describe_input``, with the number of rows.
+    """
+    counts = {split: sum(shard["samples"] for shard in shards if shard["split"] == split) for split in SPLITS}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "counts": counts,
+        "shards": shards,
+        "index": describe_file(folder, INDEX_NAME),
+        "rejects": describe_file(folder, REJECTS_NAME) | {"count": sum(reasons.values()), "by_reason": reasons},
+        "input": described,
+        "features": _features(shards),
+        "made_with": _made_with(),
+    }
+
+
+def _features(shards: list[dict[str, Any]]) -> dict[str, Any]:
+    """What ``datasets.Features.from_dict`` takes: all members that occur in any sample.
+
+    ``datasets`` guesses them from the first five samples and fails where a later one differs (a PNG after five
+    JPEGs), so the whole truth travels with the shards.
+    """
+    members = sorted({member for shard in shards for member in shard["members"]} - {"json"})
+    pictures = {member: {"_type": "Image"} for member in members}
+    return {"json": _JSON_FEATURES, **pictures, "__key__": _TEXT, "__url__": _TEXT}
+
+
+def _made_with() -> dict[str, str]:
+    """Versions of everything that had a hand in the bytes."""
+    parts = {name: version(name) for name in ("webdataset", "pyarrow", "pillow")}
+    return {"phi3v_dist": __version__, "python": platform.python_version(), **parts}
+
+
+def describe_file(folder: Path, name: str) -> dict[str, Any]:
+    """Path relative to ``folder``, bytes and SHA-256 of one finished file."""
+    return {"path": name, "bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a shard folder. Raises ``ShardError`` when it is missing, unreadable or of another schema."""
+    path = folder / MANIFEST_NAME
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ShardError("no shards here, manifest.json is missing", where=str(folder), mend=MAKE_THEM) from None
+    except (OSError, ValueError) as error:
+        raise ShardError(f"the manifest can't be read ({error})", where=str(path), mend=MAKE_ANEW) from None
+    found = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if found != SCHEMA_VERSION:
+        raise ShardError(f"schema_version must be {SCHEMA_VERSION}", where=str(path), value=found, mend=MAKE_ANEW)
+    return manifest

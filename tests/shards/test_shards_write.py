@@ -1,0 +1,191 @@
+"""Shards as second tools read them, the same bytes whoever made them, and nothing half done."""
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from phi3v_dist.catalog.split import split_of
+from phi3v_dist.config.options import CatalogOptions, ShardOptions
+from phi3v_dist.errors import CatalogError, ShardError
+from phi3v_dist.shards import write
+from phi3v_dist.shards.index import load_index
+from phi3v_dist.shards.read import ShardReader
+from phi3v_dist.shards.rejects import SCHEMA as REJECTS_SCHEMA
+from phi3v_dist.shards.write import key_of, make_shards
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def tars_of(folder: Path, split: str = "*") -> list[str]:
+    return sorted((str(path) for path in folder.glob(f"{split}/*.tar")), key=lambda path: ("heldout/" in path, path))
+
+
+def options(folder: Path, **changes: int) -> ShardOptions:
+    return ShardOptions(folder=str(folder), **{"samples_per_shard": 5, "workers": 1} | changes)
+
+
+@pytest.fixture
+def small_catalog(catalog, tmp_path) -> CatalogOptions:
+    """Four good products in a table of their own; the pictures lie beside the large one."""
+    lines = Path(catalog.table).read_text(encoding="utf-8").splitlines(keepends=True)
+    table = tmp_path / "small.csv"
+    table.write_text("".join(lines[:5]), encoding="utf-8")
+    return CatalogOptions(table=str(table), image_root=str(Path(catalog.table).parent), heldout_share=0)
+
+
+def test_webdataset_reads_every_product_in_index_order(made, catalog, good_rows):
+    seen = []
+    for sample in webdataset.WebDataset(tars_of(made.folder), shardshuffle=False):
+        told = json.loads(sample["json"])
+        row = good_rows[told["product_code"]]
+        (picture,) = (sample[name] for name in ("00.jpg", "00.png") if name in sample)
+        assert picture == (Path(catalog.table).parent / row["local_image_path"]).read_bytes()
+        assert (told["title"], told["category"], told["currency"]) == (row["title"], row["category3_code"], "EUR")
+        assert told["price"] == float(row["full_price"])
+        seen.append((sample["__key__"], told["product_code"]))
+    index = load_index(made.folder)
+    assert seen == list(zip(index.column("key"), index.column("product_code"), strict=True))
+    assert {code for _, code in seen} == set(good_rows)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_datasets_reads_jpeg_and_png_samples_by_the_manifests_features(made, tmp_path, streaming):
+    features = datasets.Features.from_dict(json.loads((made.folder / "manifest.json").read_text())["features"])
+    files = {split: tars_of(made.folder, split) for split in ("train", "heldout")}
+    loaded = datasets.load_dataset(
+        "webdataset", data_files=files, features=features, streaming=streaming, cache_dir=str(tmp_path)
+    )
+    index = load_index(made.folder)
+    for split in files:
+        numbers = index.numbers(split)
+        for number, sample in zip(numbers, loaded[split], strict=True):
+            row = index.row(number)
+            assert sample["json"] == {name: row[name] for name in features["json"]}
+            assert (sample["00.jpg"] or sample["00.png"]).size[0] in (*row["width"], *row["height"])
+
+
+def test_bytes_are_the_same_with_one_worker_and_two(made, catalog, tmp_path):
+    make_shards(catalog, options(tmp_path / "again"))
+    assert files_of(tmp_path / "again") == files_of(made.folder)
+
+
+def test_tar_headers_carry_no_clock_and_no_extra_header(made):
+    for path in tars_of(made.folder):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                assert member.mtime == 0
+                assert member.offset_data == member.offset + 512
+
+
+def test_split_and_order_follow_the_hash_of_the_code(made, catalog):
+    index = load_index(made.folder)
+    for code, split in zip(index.column("product_code"), index.column("split"), strict=True):
+        assert split == split_of(code, catalog.heldout_share)
+    categories = list(index.column("category")[index.numbers("train")])
+    assert categories != sorted(categories)
+    assert made.counts == {split: len(index.numbers(split)) for split in ("train", "heldout")}
+    assert min(made.counts.values()) > 0
+
+
+def test_rejects_and_samples_add_up_to_the_table(made, catalog):
+    with open(catalog.table, encoding="utf-8") as handle:
+        num_rows = sum(1 for _ in csv.DictReader(handle))
+    rejects = pq.read_table(made.folder / "rejects.parquet")
+    assert rejects.schema.equals(REJECTS_SCHEMA)
+    assert made.num_rows == num_rows == sum(made.counts.values()) + rejects.num_rows
+    assert sum(made.reasons.values()) == rejects.num_rows == 5
+    assert rejects["row"].to_pylist() == sorted(rejects["row"].to_pylist())
+    assert {"W1", "W2", "W3", "P0010", "W5"} == set(rejects["product_code"].to_pylist())
+
+
+def test_rejects_are_typed_when_there_are_none_and_a_split_may_be_empty(small_catalog, tmp_path):
+    summary = make_shards(small_catalog, options(tmp_path / "shards"))
+    assert summary.counts == {"train": 4, "heldout": 0}
+    assert pq.read_schema(tmp_path / "shards/rejects.parquet").equals(REJECTS_SCHEMA)
+    assert load_index(tmp_path / "shards").numbers("heldout").tolist() == []
+
+
+def test_second_run_writes_nothing(made, catalog):
+    before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*")}
+    again = make_shards(catalog, options(made.folder, workers=2))
+    assert (again.made_now, again.counts, again.reasons) == (False, made.counts, made.reasons)
+    assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*")} == before
+
+
+def test_changed_option_is_refused_and_named(made, catalog):
+    with pytest.raises(ShardError, match=r"changed: heldout_share.*another folder"):
+        make_shards(catalog.model_copy(update={"heldout_share": 0.5}), options(made.folder))
+
+
+def test_changed_table_is_refused_and_named(made, catalog, tmp_path):
+    table = tmp_path / "products.csv"
+    table.write_text(Path(catalog.table).read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    with pytest.raises(ShardError, match="changed: the product table"):
+        make_shards(catalog.model_copy(update={"table": str(table)}), options(made.folder))
+
+
+def test_table_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(CatalogError, match=r"none\.csv"):
+        make_shards(CatalogOptions(table=str(tmp_path / "none.csv")), options(tmp_path / "shards"))
+
+
+def test_folder_with_other_files_is_left_alone(small_catalog, tmp_path):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/letter.txt").write_text("mine")
+    with pytest.raises(ShardError, match=r"letter\.txt"):
+        make_shards(small_catalog, options(tmp_path / "shards"))
+    assert files_of(tmp_path / "shards") == {"letter.txt": b"mine"}
+
+
+def test_failed_run_leaves_nothing_and_a_killed_one_is_cleared(small_catalog, tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(write, "write_index", full_disk)
+        make_shards(small_catalog, options(tmp_path / "shards"))
+    assert [path.name for path in tmp_path.iterdir()] == ["small.csv"]
+    left_by_kill = tmp_path / ".shards.partial/train/train-000009.tar"
+    left_by_kill.parent.mkdir(parents=True)
+    left_by_kill.write_bytes(b"half a shard")
+    make_shards(small_catalog, options(tmp_path / "shards"))
+    assert sorted(files_of(tmp_path / "shards")) == [
+        "index.parquet", "manifest.json", "rejects.parquet", "train/train-000000.tar"
+    ]  # fmt: skip
+
+
+def test_a_pictures_suffix_follows_its_content(made):
+    for path in tars_of(made.folder):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if not member.name.endswith(".json"):
+                    kind = Image.open(tar.extractfile(member)).format
+                    assert member.name.endswith({"JPEG": ".00.jpg", "PNG": ".00.png"}[kind])
+
+
+def test_picture_keeps_its_exif_turn_in_bytes_and_index(made):
+    index = load_index(made.folder)
+    (number,) = [n for n in range(len(index)) if index.row(n)["product_code"] == "b-12.5"]
+    (stored,) = ShardReader(index).sample(number).images
+    assert Image.open(io.BytesIO(stored)).size == (43, 60)
+    assert index.sizes(number) == [(60, 43)]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=150), unique=True, max_size=20))
+def test_keys_are_unique_short_ascii_without_dots(codes):
+    keys = [key_of(code) for code in codes]
+    assert len(set(keys)) == len(codes)
+    for key in keys:
+        assert key.isascii() and key.isprintable() and not set(key) & set("./\\ ") and len(key) <= 80

@@ -1,0 +1,48 @@
+"""Make shards from a product table: check products and pictures, write WebDataset tar files with an index."""
+
+import argparse
+import sys
+
+from phi3v_dist.config.loading import load_config
+from phi3v_dist.console import run_command, say, table
+from phi3v_dist.shards.write import ShardSummary, make_shards
+
+TOO_MANY_REJECTS = 3
+
+
+def main() -> int:
+    """Make the shards a recipe asks for; exit code 3 when more products were rejected than it allows."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/make_shards.py --config launch/recipes/demo_cpu.yaml shards.workers=2",
+    )
+    parser.add_argument("--config", required=True, metavar="RECIPE", help="YAML recipe (sections catalog and shards)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="options that replace the recipe's")
+    arguments = parser.parse_args()
+    config = load_config(arguments.config, arguments.overrides).config
+    summary = make_shards(config.catalog, config.shards)
+    show(summary)
+    if summary.reject_share > config.catalog.max_reject_share:
+        allowed, found = config.catalog.max_reject_share, summary.reject_share
+        print(
+            f"ERROR {summary.folder / 'rejects.parquet'}: {found:.1%} of the products were rejected, "
+            f"catalog.max_reject_share allows {allowed:.1%}. Mend the table, or allow more.",
+            file=sys.stderr,
+        )
+        return TOO_MANY_REJECTS
+    return 0
+
+
+def show(summary: ShardSummary) -> None:
+    """Print what became of every row of the table."""
+    samples = [(f"{split} samples", count) for split, count in summary.counts.items()]
+    rejects = [(f"rejected: {reason}", count) for reason, count in summary.reasons.items()]
+    table("products", ["became", "count"], [*samples, *rejects, ("rows of the table", summary.num_rows)])
+    if not summary.made_now:
+        say("nothing to do: table and options are unchanged (pictures are not compared; to read them again, delete it)")
+    say(f"{summary.folder}: {summary.num_shards} tar files, {summary.num_bytes / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
