@@ -60,7 +60,8 @@ class Phi3VConfig(PreTrainedConfig):
         self.num_hidden_layers: int = raw.get("num_hidden_layers", 32)
         self.vocab_size: int = raw.get("vocab_size", 32064)
         self.rope_theta: float = raw.get("rope_theta", 10000.0)
-        self.rope_scaling: dict[str, Any] | None = copy.deepcopy(raw.get("rope_scaling"))
+        # Not called rope_scaling: under that name transformers 5 would convert it.
+        self.long_rope: dict[str, Any] | None = copy.deepcopy(raw.get("rope_scaling"))
         self.max_position_embeddings: int = raw.get("max_position_embeddings", 131072)
         self.original_max_position_embeddings: int = raw.get("original_max_position_embeddings", 4096)
         self.initializer_range: float = raw.get("initializer_range", 0.02)

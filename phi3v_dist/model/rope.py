@@ -21,7 +21,7 @@ RopeMode = Literal["per_document", "short", "long"]
 def rope_scale(config: Phi3VConfig) -> float:
     """Factor on cos and sin, for short and long factors alike: sqrt(1 + ln(s) / ln(original length)), s > 1."""
     longer = config.max_position_embeddings / config.original_max_position_embeddings
-    if config.rope_scaling is None or longer <= 1:
+    if config.long_rope is None or longer <= 1:
         return 1.0
     return math.sqrt(1 + math.log(longer) / math.log(config.original_max_position_embeddings))
 
@@ -30,8 +30,8 @@ def inverse_frequencies(config: Phi3VConfig, *, long: bool, device: torch.device
     """(D/2,) float32: 1 / (factor_i · theta^(2i/D))."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64, device=device).float() / config.head_dim
     factors = torch.ones_like(exponents)
-    if config.rope_scaling is not None:
-        listed = config.rope_scaling["long_factor" if long else "short_factor"]
+    if config.long_rope is not None:
+        listed = config.long_rope["long_factor" if long else "short_factor"]
         factors = torch.tensor(listed, dtype=torch.float32, device=device)
     return 1.0 / (factors * config.rope_theta**exponents)
 

@@ -1,0 +1,175 @@
+"""Model folders in the official layout: in tensor by tensor, out whole or not at all.
+
+::
+
+    config.json                        as it came (rope_scaling untouched)
+    model.safetensors                  or model-0000i-of-0000n.safetensors + model.safetensors.index.json
+    tokenizer.json, tokenizer_config.json, special_tokens_map.json, preprocessor_config.json, …   byte for byte
+    generation_config.json             end tokens that the model really uses
+
+Enters: a folder, or tensors and the folder they were trained from. Leaves: tensors one at a time, or a new folder.
+Nothing is re-saved through transformers, which would change tokenizer and config (facts: phi3v.md, section 10).
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from phi3v_dist.errors import ModelFolderError
+from phi3v_dist.files import fsync_folder, write_json
+from phi3v_dist.model.configuration import Phi3VConfig
+
+SHARD_BYTES = 5_000_000_000
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_ALIAS = "model.vision_embed_tokens.wte.weight"  # same tensor as embed_tokens, in some third-party files
+
+
+def read_config(folder: str | Path) -> Phi3VConfig:
+    """Read ``config.json``. Raises ``ModelFolderError`` when it is missing, broken or of another model."""
+    path = Path(folder) / "config.json"
+    mend = "Give model.folder a folder in the layout of microsoft/Phi-3-vision-128k-instruct (README: official weights)."
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelFolderError("the model folder has no config.json", where=str(folder), mend=mend) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelFolderError(f"not readable as JSON: {error}", where=str(path), mend=mend) from None
+    if not isinstance(raw, dict) or raw.get("model_type") != Phi3VConfig.model_type:
+        found = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
+        raise ModelFolderError("model_type is not phi3_v", where=str(path), value=found, mend=mend)
+    return Phi3VConfig(**raw)
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """Return the weight files of a folder, in order. Raises ``ModelFolderError`` when one is missing."""
+    folder = Path(folder)
+    if (folder / _INDEX).is_file():
+        names = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        names = [_WEIGHTS]
+    for name in names:
+        if not (folder / name).is_file():
+            raise ModelFolderError(
+                "a weight file is missing", where=str(folder / name), mend="Copy the folder again, whole."
+            )
+    return [folder / name for name in names]
+
+
+def iterate_weights(folder: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor) file by file; only the tensor in hand is in memory.
+
+    Raises ``ModelFolderError`` for a file that is cut off or not safetensors.
+    """
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - not a dict
+                    if name != _ALIAS:
+                        yield name, file.get_tensor(name)
+        except SafetensorError as error:
+            raise ModelFolderError(
+                f"weight file is damaged: {error}", where=str(path), mend="Copy the file again."
+            ) from None
+
+
+def check_names(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], folder: str | Path) -> None:
+    """Compare names and shapes of parameters with a folder's. Raises ``ModelFolderError`` naming the first that differ."""
+    mend = "The folder belongs to another model or is incomplete: copy it again, or mend config.json."
+    differing = {name: shape for name, shape in found.items() if name in expected and expected[name] != shape}
+    for what, names in (
+        ("tensors are missing", sorted(expected.keys() - found.keys())),
+        ("tensors are not part of this model", sorted(found.keys() - expected.keys())),
+        ("tensors have other shapes than config.json says", [f"{n} {s}" for n, s in sorted(differing.items())]),
+    ):
+        if names:
+            raise ModelFolderError(f"{len(names)} {what}", where=str(folder), value=names[:3], mend=mend)
+
+
+def shapes_in(folder: str | Path) -> dict[str, tuple[int, ...]]:
+    """Return name → shape of every tensor, read from the files' headers alone."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ModelFolderError(
+                f"weight file is damaged: {error}", where=str(path), mend="Copy the file again."
+            ) from None
+    shapes.pop(_ALIAS, None)
+    return shapes
+
+
+def write_folder(
+    target: str | Path,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    side_files: str | Path,
+    *,
+    end_ids: Iterable[int],
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a model folder: ``tensors`` as safetensors, every other file copied from the folder ``side_files``.
+
+    The folder appears under its name only when it is whole. Raises ``ModelFolderError`` when ``target`` exists.
+    """
+    target = Path(target)
+    if target.exists():
+        raise ModelFolderError("the folder exists already", where=str(target), mend="Delete it or name another.")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _copy_side_files(Path(side_files), partial)
+    if not (partial / "generation_config.json").exists() or end_ids:
+        write_json(partial / "generation_config.json", _generation_config(partial, end_ids))
+    _write_weights(partial, tensors, shard_bytes)
+    partial.rename(target)
+    fsync_folder(target.parent)
+
+
+def _copy_side_files(source: Path, target: Path) -> None:
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.name.startswith(".") and not path.name.endswith((".safetensors", _INDEX)):
+            shutil.copyfile(path, target / path.name)
+
+
+def _generation_config(folder: Path, end_ids: Iterable[int]) -> dict[str, object]:
+    """The official files name </s>, which the model never writes: readers would generate without end."""
+    config = read_config(folder)
+    return {
+        "bos_token_id": config.raw.get("bos_token_id", 1),
+        "eos_token_id": sorted(end_ids),
+        "pad_token_id": config.padding_token_id,
+    }
+
+
+def _write_weights(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], shard_bytes: int) -> None:
+    shards: list[dict[str, int]] = []
+    held: dict[str, torch.Tensor] = {}
+
+    def flush() -> None:
+        save_file(held, folder / f"part-{len(shards)}", metadata={"format": "pt"})
+        shutil.copymode(folder / "config.json", folder / f"part-{len(shards)}")  # safetensors writes for the owner alone
+        shards.append({name: tensor.nbytes for name, tensor in held.items()})
+        held.clear()
+
+    for name, tensor in tensors:
+        if held and sum(t.nbytes for t in held.values()) + tensor.nbytes > shard_bytes:
+            flush()
+        held[name] = tensor.contiguous()
+    flush()
+    if len(shards) == 1:
+        (folder / "part-0").rename(folder / _WEIGHTS)
+        return
+    weight_map = {}
+    for number, sizes in enumerate(shards):
+        name = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
+        (folder / f"part-{number}").rename(folder / name)
+        weight_map.update(dict.fromkeys(sizes, name))
+    total = sum(size for sizes in shards for size in sizes.values())
+    write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

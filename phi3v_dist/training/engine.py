@@ -1,0 +1,89 @@
+"""From a model folder to a DeepSpeed engine.
+
+Enters: options, backend. Leaves: an engine whose parameters are partitioned (ZeRO-3) and hold the folder's weights.
+The model is built empty under ``zero.Init``, then filled tensor by tensor by rank 0's reading: no rank ever holds the
+whole model twice (facts: deepspeed.md, Loading under ZeRO-3).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import initialization
+from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
+
+from phi3v_dist.cluster.who import ClusterInfo
+from phi3v_dist.config.options import RunConfig
+from phi3v_dist.errors import ConfigError
+from phi3v_dist.model.folder import check_names, iterate_weights, read_config, shapes_in
+from phi3v_dist.model.phi3v import Phi3VForCausalLM
+from phi3v_dist.model.vision import ImageEmbedding
+from phi3v_dist.training.backend import Backend
+from phi3v_dist.training.groups import parameter_groups
+
+
+def build_engine(config: RunConfig, backend: Backend, who: ClusterInfo) -> Any:
+    """Return a ``deepspeed.DeepSpeedEngine`` ready to train. Raises ModelFolderError, ConfigError."""
+    import deepspeed
+
+    settings = deepspeed_settings(config, who)
+    model = build_model(config, backend, settings)
+    load_weights(model, config.model.folder, who)
+    groups = parameter_groups(model, config.training.weight_decay)
+    # A leaf is gathered in one piece: fewer collectives, and ranks may pass different numbers of crops through it.
+    deepspeed.utils.set_z3_leaf_modules(model, [ImageEmbedding, Phi3DecoderLayer])
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=backend.optimizer(groups, config.training),
+        config=settings,
+        dist_init_required=False,
+    )
+    return engine
+
+
+def deepspeed_settings(config: RunConfig, who: ClusterInfo) -> dict[str, Any]:
+    """The settings file, completed by what options decide. The plan counts micro-steps, so DeepSpeed must not."""
+    path = Path(config.training.deepspeed_config)
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(
+            f"DeepSpeed settings can't be read: {error}",
+            where="training.deepspeed_config",
+            value=str(path),
+            mend="Name a JSON file such as ds_configs/zero3.json.",
+        ) from None
+    settings["train_micro_batch_size_per_gpu"] = 1
+    settings["gradient_accumulation_steps"] = 1
+    settings["gradient_clipping"] = config.training.gradient_clipping  # absent, DeepSpeed would clip at 1.0
+    settings["bf16"] = {"enabled": config.training.precision == "bf16"}
+    return settings
+
+
+def build_model(config: RunConfig, backend: Backend, settings: dict[str, Any]) -> Phi3VForCausalLM:
+    """Build the model partitioned and empty, frozen where nothing trains."""
+    import deepspeed
+
+    with (
+        initialization.no_init_weights(),
+        deepspeed.zero.Init(config_dict_or_path=settings, dtype=backend.dtype),
+    ):
+        model = Phi3VForCausalLM(read_config(config.model.folder))
+    model.attention_kernel = backend.attention_kernel
+    model.rope_mode = config.model.rope_mode
+    model.model.recompute_layers = config.model.activation_checkpointing
+    model.freeze(train_vision=config.model.train_vision)
+    return model
+
+
+def load_weights(model: Phi3VForCausalLM, folder: str, who: ClusterInfo) -> None:
+    """Fill a partitioned model from a folder; every rank walks the same names, rank 0's values count."""
+    import deepspeed
+
+    parameters = dict(model.named_parameters())
+    check_names({name: tuple(p.ds_shape) for name, p in parameters.items()}, shapes_in(folder), folder)
+    for name, tensor in iterate_weights(folder):
+        with deepspeed.zero.GatheredParameters([parameters[name]], modifier_rank=0), torch.no_grad():
+            if who.is_rank_0:
+                parameters[name].copy_(tensor)

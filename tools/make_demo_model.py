@@ -1,0 +1,53 @@
+"""Write a tiny Phi-3-Vision with random weights and its own tokenizer, in the official layout."""
+
+import argparse
+import csv
+import sys
+import tempfile
+from pathlib import Path
+
+from phi3v_dist.console import run_command, say
+from phi3v_dist.documents.demo_tokenizer import build_demo_tokenizer
+from phi3v_dist.errors import CatalogError
+from phi3v_dist.files import write_json
+from phi3v_dist.model.demo import demo_config, demo_model, demo_preprocessor_config
+from phi3v_dist.model.folder import write_folder
+
+EXAMPLE = "example: python tools/make_demo_model.py --catalog runs/demo/catalog/products.csv runs/demo/base"
+
+
+def main() -> None:
+    """Parse, call, print."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("--catalog", type=Path, required=True, help="product table whose words the tokenizer learns")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights")
+    parser.add_argument("folder", type=Path, help="new model folder")
+    args = parser.parse_args()
+    if (args.folder / "config.json").exists():
+        say(f"{args.folder} is there already")
+        return
+    tokenizer = build_demo_tokenizer(_texts(args.catalog))
+    ids = {token: tokenizer.token_to_id(token) for token in ("<s>", "<|endoftext|>", "<|end|>")}
+    config = demo_config(tokenizer.get_vocab_size(), ids)
+    model = demo_model(config, args.seed)
+    with tempfile.TemporaryDirectory() as side_files:
+        write_json(f"{side_files}/config.json", config)
+        write_json(f"{side_files}/preprocessor_config.json", demo_preprocessor_config())
+        tokenizer.save(f"{side_files}/tokenizer.json")
+        tensors = ((name, tensor.bfloat16()) for name, tensor in model.state_dict().items())
+        write_folder(args.folder, tensors, side_files, end_ids=(ids["<|endoftext|>"], ids["<|end|>"]))
+    say(f"{args.folder}: {sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer.get_vocab())} tokens")
+
+
+def _texts(table: Path) -> list[str]:
+    try:
+        with open(table, encoding="utf-8", newline="") as handle:
+            rows = list(csv.DictReader(handle))
+    except OSError as error:
+        mend = "Make it with tools/make_demo_catalog.py."
+        raise CatalogError(f"can't be read: {error.strerror}", where=str(table), mend=mend) from None
+    return [f"Product: {row['title']}, Category: {row['category3_code']}, Full Price:" for row in rows]
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
