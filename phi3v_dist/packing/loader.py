@@ -1,0 +1,192 @@
+"""Steps → batches of this rank, made ahead by loader processes.
+
+Enters: a plan, a shard reader, a document processor, a data rank. Leaves: for each step its ``StepPlan`` and the
+batches of its micro-steps. The plan is asked in the training process and each loader process is handed finished packs
+(sample numbers), so none of them packs an epoch itself. A sample that can't be read becomes a blank document of the
+planned length: counted, named, never a reason to change the plan.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from phi3v_dist.config.options import PackingOptions
+from phi3v_dist.documents.processor import Document, DocumentProcessor
+from phi3v_dist.errors import RunError, UserError
+from phi3v_dist.images import ImageError
+from phi3v_dist.packing.collate import Batch, blank_batch, collate
+from phi3v_dist.packing.plan import Numbers, Plan, StepPlan, micro_steps, pack_of
+from phi3v_dist.shards.read import DamagedSample, ShardReader
+
+
+class PackLoader:
+    """Batches of one data rank. ``wait_seconds``: how long the caller has waited for batches so far.
+
+    ``device_pin``: hand out batches in pinned memory. With ``options.workers`` 0 batches are made when asked for.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        reader: ShardReader,
+        processor: DocumentProcessor,
+        options: PackingOptions,
+        *,
+        rank: int,
+        ranks: int,
+        device_pin: bool = False,
+    ) -> None:
+        """Make the loader; its processes start with the first step and stay."""
+        self.plan = plan
+        self.rank = rank
+        self.ranks = ranks
+        self.wait_seconds = 0.0
+        self._upcoming = _Upcoming()
+        several: dict[str, Any] = (
+            {"prefetch_factor": options.prefetch_packs, "persistent_workers": True} if options.workers else {}
+        )
+        self._loader = DataLoader(
+            _PackDataset(plan.tokens, reader, processor),
+            sampler=self._upcoming,
+            batch_size=None,
+            num_workers=options.workers,
+            # fork: a loader process is there at once and shares the index's memory; it never touches the device
+            multiprocessing_context="fork" if options.workers else None,
+            worker_init_fn=_start_worker,
+            pin_memory=device_pin,
+            **several,
+        )
+
+    def steps(self, first_step: int, last_step: int) -> Iterator[tuple[StepPlan, Iterator[Batch]]]:
+        """Yield (step, its batches of this rank) for ``first_step`` ≤ step < ``last_step``.
+
+        Batches that the caller leaves over are skipped with their step. One such iterator at a time. Raises RunError
+        where a loader process dies, and whatever UserError one meets.
+        """
+        self._upcoming.packs = self._packs(first_step, last_step)
+        with self._failures_named():
+            made = _iterate(self._loader)
+        for number in range(first_step, last_step):
+            step = self.plan.step(number)
+            batches = self._batches(made, micro_steps(len(step.packs), self.ranks))
+            yield step, batches
+            for _ in batches:
+                pass
+
+    def _packs(self, first_step: int, last_step: int) -> Iterator[Numbers | None]:
+        """This rank's packs in order; asked ahead of the batches by the DataLoader."""
+        for number in range(first_step, last_step):
+            step = self.plan.step(number)
+            for micro_step in range(micro_steps(len(step.packs), self.ranks)):
+                yield pack_of(step, micro_step, self.rank, self.ranks)
+
+    def _batches(self, made: "Iterator[Batch | _Failure]", count: int) -> Iterator[Batch]:
+        for _ in range(count):
+            started = time.monotonic()
+            with self._failures_named():
+                batch = next(made)
+            self.wait_seconds += time.monotonic() - started
+            if isinstance(batch, _Failure):
+                raise batch.error()
+            yield batch
+
+    @contextmanager
+    def _failures_named(self) -> Iterator[None]:
+        """Turn the DataLoader's word on a dead process into a line that a user can act on."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RunError(
+                f"a loader process died: {error}",
+                where=f"data rank {self.rank}",
+                mend="Look for its reason in the log and in dmesg (memory?); fewer packing.workers or a smaller "
+                "packing.prefetch_packs need less memory, packing.workers=0 loads without processes",
+            ) from error
+
+
+def _iterate(loader: DataLoader) -> Iterator:
+    """Start iterating, without the DataLoader's signal handler.
+
+    The handler would raise for a dead process from wherever the training process happens to be; without it the next
+    request for a batch finds the dead process within 5 seconds, where we can name it.
+    """
+    if loader.num_workers:
+        # the tokenizer's own threads don't survive a fork; saying so keeps its warning away
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)  # here it sets no handler
+    handler = signal.getsignal(signal.SIGCHLD)
+    made = iter(loader)
+    signal.signal(signal.SIGCHLD, handler)
+    return made
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the training process, which ends this one
+
+
+class _Upcoming(Sampler):
+    """The packs that loader processes are to make next; set anew for each run over steps."""
+
+    def __init__(self) -> None:
+        self.packs: Iterator[Numbers | None] = iter(())
+
+    def __iter__(self) -> Iterator[Numbers | None]:
+        return self.packs
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A UserError on its way from a loader process (exceptions with keyword arguments don't cross that border)."""
+
+    kind: type[UserError]
+    what: str
+    where: str
+    mend: str
+    value: object
+
+    def error(self) -> UserError:
+        return self.kind(self.what, where=self.where, mend=self.mend, value=self.value)
+
+
+class _PackDataset(Dataset):
+    """Pack (sample numbers, or None for a blank one) → batch."""
+
+    def __init__(self, tokens: Numbers, reader: ShardReader, processor: DocumentProcessor) -> None:
+        self._tokens = tokens
+        self._reader = reader
+        self._processor = processor
+
+    def __getitem__(self, pack: Numbers | None) -> Batch | _Failure:
+        try:
+            if pack is None:
+                return blank_batch(self._processor)
+            return collate([self._document(int(sample)) for sample in pack])
+        except UserError as error:
+            return _Failure(type(error), error.what, error.where, error.mend, error.value)
+
+    def _document(self, number: int) -> Document:
+        """The sample's document, or a blank one of the planned length where the sample is damaged."""
+        planned = int(self._tokens[number])
+        try:
+            document = self._processor.document(self._reader.sample(number))
+        except (DamagedSample, ImageError) as error:
+            return self._blank(number, planned, str(error))
+        if len(document.input_ids) != planned:
+            return self._blank(number, planned, f"{len(document.input_ids)} tokens, the index promised {planned}")
+        return document
+
+    def _blank(self, number: int, planned: int, reason: str) -> Document:
+        grids = [self._processor.grid(*size) for size in self._reader.index.sizes(number)]
+        return self._processor.blank_document(number, grids, planned, reason)
