@@ -40,7 +40,8 @@ def show(summary: ShardSummary) -> None:
     rejects = [(f"rejected: {reason}", count) for reason, count in summary.reasons.items()]
     table("products", ["became", "count"], [*samples, *rejects, ("rows of the table", summary.num_rows)])
     if not summary.made_now:
-        say("nothing to do: table and options are unchanged (pictures are not compared; to read them again, delete it)")
+        say("nothing to do: table and options are unchanged")
+        say("pictures aren't compared; delete the folder to read them again")
     say(f"{summary.folder}: {summary.num_shards} tar files, {summary.num_bytes / 1e6:.1f} MB")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from phi3v_dist.errors import ShardError
@@ -83,8 +84,8 @@ class ShardIndex:
     @cached_property
     def picture_sizes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``starts`` int64 [n+1], ``widths``, ``heights`` int32 [pictures]: sample i owns starts[i]:starts[i+1]."""
-        counts = [len(part) for part in self.table["width"].to_numpy()]
-        starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+        starts = np.zeros(len(self) + 1, np.int64)
+        np.cumsum(pc.list_value_length(self.table["width"]).to_numpy(), out=starts[1:])
         flat = [self.table[name].combine_chunks().flatten().to_numpy() for name in ("width", "height")]
         return starts, flat[0], flat[1]
 

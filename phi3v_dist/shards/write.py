@@ -106,7 +106,7 @@ def key_of(code: str) -> str:
 def _summary(folder: Path, manifest: dict[str, Any], *, made_now: bool) -> ShardSummary:
     return ShardSummary(
         folder=folder,
-        counts=manifest["counts"],
+        counts={split: manifest["counts"][split] for split in SPLITS},
         num_rows=manifest["input"]["rows"],
         reasons=dict(sorted(manifest["rejects"]["by_reason"].items(), key=lambda pair: (-pair[1], pair[0]))),
         num_shards=len(manifest["shards"]),
