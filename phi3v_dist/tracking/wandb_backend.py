@@ -9,18 +9,20 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from phi3v_dist.files import write_text
 from phi3v_dist.tracking.predictions import ShownPrediction, small_picture
 
 RUN_ID_FILE = "wandb-run-id"
 
+Mode = Literal["online", "offline", "disabled"]
+
 
 class WandbBackend:
     """One W&B run. Any method may raise when W&B does: the tracker guards each call."""
 
-    def __init__(self, mode: str, run_folder: Path, project: str, name: str, config: dict[str, Any]) -> None:
+    def __init__(self, mode: Mode, run_folder: Path, project: str, name: str, config: dict[str, Any]) -> None:
         import wandb
 
         # W&B copies a table's pictures to its data folder, in the user's home unless told otherwise. In the run's own

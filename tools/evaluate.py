@@ -1,0 +1,53 @@
+"""Score a model folder on held-out products (see phi3v_dist/evaluation/run.py)."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from phi3v_dist.console import run_command
+
+EXAMPLE = "example:\n  python tools/evaluate.py runs/demo/export runs/demo/shards --split heldout"
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number above 0 is needed, not {text!r}")
+    return int(text)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model_folder", type=Path, help="config.json, model.safetensors, tokenizer, processor")
+    parser.add_argument("shards_folder", type=Path, help="index.parquet, manifest.json, {train,heldout}/*.tar")
+    parser.add_argument("--split", choices=["heldout", "train"], default="heldout", help="default: heldout")
+    parser.add_argument("--output", type=Path, help="default: the folder that holds MODEL_FOLDER")
+    parser.add_argument("--template", choices=["mission", "official"], default="mission", help="default: mission")
+    parser.add_argument("--max-new-tokens", type=_count, default=96, help="longest answer (tokens), default: 96")
+    parser.add_argument("--batch-products", type=_count, default=64, help="products answered at once, default: 64")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Evaluate and print the table of scores."""
+    options = _parse()
+    from phi3v_dist.config.options import DocumentOptions
+    from phi3v_dist.evaluation.run import evaluate_folder, print_scores
+
+    evaluation = evaluate_folder(
+        options.model_folder,
+        options.shards_folder,
+        options.split,
+        output_folder=options.output,
+        max_new_tokens=options.max_new_tokens,
+        batch_products=options.batch_products,
+        device=options.device,
+        documents=DocumentOptions(template=options.template),
+    )
+    print_scores(evaluation)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
