@@ -1,0 +1,26 @@
+"""The split is a property of the code alone: a golden value from sha256sum, shares by counting."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phi3v_dist.catalog.split import split_of
+
+
+def test_the_split_is_where_the_hash_falls() -> None:
+    first = 0xE11AE9015F43 / 16**12  # printf 80000000 | sha256sum, the first 12 digits
+    assert split_of("80000000", first + 1e-9) == "heldout"
+    assert split_of("80000000", first - 1e-9) == "train"
+
+
+@pytest.mark.parametrize("share", [0.05, 0.15, 0.5])
+def test_the_share_is_met(share: float) -> None:
+    heldout = sum(split_of(str(code), share) == "heldout" for code in range(20_000)) / 20_000
+    assert heldout == pytest.approx(share, abs=0.01)
+
+
+@given(code=st.text(), small=st.floats(0, 1), large=st.floats(0, 1))
+def test_a_larger_share_only_moves_products_out_of_training(code: str, small: float, large: float) -> None:
+    small, large = sorted((small, large))
+    assert not (split_of(code, small) == "heldout" and split_of(code, large) == "train")
+    assert (split_of(code, 0), split_of(code, 1)) == ("train", "heldout")
