@@ -24,15 +24,19 @@ out = Console(highlight=False, soft_wrap=True)
 log = logging.getLogger("phi3v_dist")
 
 
-def run_command(command: Callable[[], int | None], *, speak: bool = True) -> int:
+def _always(_: UserError) -> bool:
+    return True
+
+
+def run_command(command: Callable[[], int | None], *, speaks: Callable[[UserError], bool] = _always) -> int:
     """Call ``command``; return its exit code, or a ``UserError``'s after printing its one line.
 
-    ``speak=False`` keeps the line back: a rank that meets the same error as rank 0 leaves the word to it.
+    Where ``speaks`` says no the line is kept back: a rank that meets the same error as rank 0 leaves the word to it.
     """
     try:
         return command() or 0
     except UserError as error:
-        if speak:
+        if speaks(error):
             print(f"ERROR {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:

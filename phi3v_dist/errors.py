@@ -31,6 +31,17 @@ class UserError(Exception):
         super().__init__(f"{where}: {what}{found}. {mend}".replace("\n", " "))
         self.what, self.where, self.value, self.mend = what, where, value, mend
 
+    # True where every rank meets the same error, so that rank 0 alone speaks of it.
+    on_every_rank = True
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.where, self.mend, self.value)
+
+
+def _rebuild(kind: type[UserError], what: str, where: str, mend: str, value: object) -> UserError:
+    """Make an error anew after a process border (keyword-only arguments don't cross one by themselves)."""
+    return kind(what, where=where, mend=mend, value=value)
+
 
 class ConfigError(UserError):
     """A recipe, an override or an option is wrong."""

@@ -7,7 +7,7 @@ the end some runs abort after they have finished (facts: deepspeed.md).
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from phi3v_dist.cluster.who import ClusterInfo
+from phi3v_dist.errors import UserError
 
 Value = TypeVar("Value")
 
@@ -24,7 +25,7 @@ Value = TypeVar("Value")
 def process_group(who: ClusterInfo, backend: str, timeout_minutes: float) -> Iterator[None]:
     """Initialise torch.distributed for this process, also for a run of one; leave in step with the other ranks.
 
-    After an exception there is no barrier: the others may never reach it.
+    After an exception there is no barrier and no taking down: the others may never reach it, and the process ends.
     """
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(who.rank), str(who.num_ranks)
     os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"] = str(who.rank_of_node), str(who.ranks_per_node)
@@ -33,17 +34,30 @@ def process_group(who: ClusterInfo, backend: str, timeout_minutes: float) -> Ite
     dist.init_process_group(
         backend, rank=who.rank, world_size=who.num_ranks, timeout=timedelta(minutes=timeout_minutes)
     )
-    try:
-        yield
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def together(action: Callable[[], Value]) -> Value:
+    """Run ``action`` on every rank; a ``UserError`` on any of them is raised on all, so that nobody waits for it."""
+    result, error = None, None
+    try:
+        result = action()
+    except UserError as caught:
+        error = caught
+    errors: list[UserError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error)
+    for met in errors:
+        if met is not None:
+            raise met
+    return result  # type: ignore[return-value]
 
 
 def tell(value: Value | None, *, source: int = 0) -> Value:

@@ -1,0 +1,45 @@
+"""Fine-tune Phi-3-Vision on packs of product documents: one GPU server, a Slurm cluster, or a CPU."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from phi3v_dist.cluster.who import ClusterInfo, who_am_i
+from phi3v_dist.config.loading import describe_config, list_recipes, load_config
+from phi3v_dist.console import run_command, say
+from phi3v_dist.errors import ConfigError
+
+EXAMPLE = "example: deepspeed --num_gpus 2 launch/train.py --config launch/recipes/demo_cpu.yaml training.steps=100"
+SECONDS_FOR_RANK_0_TO_SPEAK = 20.0
+
+
+def main(who: ClusterInfo) -> None:
+    """Parse, call, print."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("--config", type=Path, help="recipe (YAML)")
+    parser.add_argument("--print-config", action="store_true", help="print the effective options and where each is from")
+    parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    parser.add_argument("overrides", nargs="*", help="options such as training.learning_rate=1e-5")
+    args = parser.parse_intermixed_args()
+    if args.config is None:
+        recipes = "; ".join(f"{path} ({line})" for path, line in list_recipes())
+        raise ConfigError("no recipe given", where="--config", mend=f"There are: {recipes}")
+    loaded = load_config(args.config, args.overrides)
+    if args.print_config:
+        if who.is_rank_0:
+            say(describe_config(loaded))
+        return
+    from phi3v_dist.training.loop import train  # after --help: it imports torch and transformers
+
+    train(loaded, who)
+
+
+if __name__ == "__main__":
+    this = who_am_i()
+    code = run_command(lambda: main(this), speaks=lambda error: this.is_rank_0 or not error.on_every_rank)
+    sys.stdout.flush()
+    if code and not this.is_rank_0:
+        time.sleep(SECONDS_FOR_RANK_0_TO_SPEAK)  # the launcher ends all ranks when the first ends
+    os._exit(code) if code else sys.exit(0)  # after an error other ranks may be gone: no tidy farewell, which could hang

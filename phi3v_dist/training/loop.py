@@ -1,0 +1,201 @@
+"""The training loop.
+
+Enters: an effective configuration, and who this rank is. Leaves: a run folder as DESIGN.md draws it. For each planned
+step: its packs forward and backward, one update, validate when due, report, save when due. What the words mean stands
+in the files named after them.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phi3v_dist.checkpoints.choose import Checkpoint
+from phi3v_dist.checkpoints.save import save_checkpoint
+from phi3v_dist.cluster.process_group import process_group, together
+from phi3v_dist.cluster.who import ClusterInfo
+from phi3v_dist.config.loading import LoadedConfig
+from phi3v_dist.config.options import RunConfig
+from phi3v_dist.console import log, say
+from phi3v_dist.errors import UserError
+from phi3v_dist.packing.loader import PackLoader
+from phi3v_dist.packing.plan import StepPlan
+from phi3v_dist.shards.read import ShardReader
+from phi3v_dist.tracking.tracker import Tracker, start_tracking
+from phi3v_dist.training.backend import Backend, choose_backend
+from phi3v_dist.training.engine import build_engine
+from phi3v_dist.training.guard import Guard
+from phi3v_dist.training.materials import Materials, gather_materials
+from phi3v_dist.training.resume import find_checkpoint, is_finished, load_checkpoint, mark_finished, open_run_folder
+from phi3v_dist.training.schedule import learning_rate
+from phi3v_dist.training.step import StepSums, take_step
+from phi3v_dist.training.validation import Validation
+
+_GROUP_TIMEOUT_MINUTES = 30.0
+
+
+@dataclass
+class Run:
+    """All parts of a run on this rank, ready for its first step."""
+
+    config: RunConfig
+    who: ClusterInfo
+    engine: Any
+    materials: Materials
+    loader: PackLoader
+    validation: Validation
+    tracker: Tracker
+    guard: Guard
+    first_step: int
+
+
+def train(loaded: LoadedConfig, who: ClusterInfo) -> None:
+    """Train from where the run folder stands to the last step. Raises UserError on every rank, or names its rank."""
+    if is_finished(Path(loaded.config.run_folder)):
+        _say(who, f"{loaded.config.run_folder} is finished already; give another run_folder for a new run")
+        return
+    backend = choose_backend(loaded.config, who)
+    with process_group(who, backend.process_group, _GROUP_TIMEOUT_MINUTES):
+        run = _prepare(loaded, backend, who)
+        try:
+            _take_steps(run)
+        except UserError as error:
+            error.on_every_rank = False
+            raise
+        finally:
+            run.tracker.close()
+        if who.is_rank_0:
+            mark_finished(Path(run.config.run_folder), run.materials.total_steps)
+
+
+def _take_steps(run: Run) -> None:
+    config, total = run.config, run.materials.total_steps
+    ended, waited = time.monotonic(), run.loader.wait_seconds
+    for plan, batches in run.loader.steps(run.first_step, total):
+        step = plan.step + 1
+        rate = learning_rate(plan.step, total, config.training)
+        sums = take_step(run.engine, plan, batches, learning_rate=rate, num_ranks=run.who.num_ranks)
+        now, wait = time.monotonic(), run.loader.wait_seconds
+        run.guard.check(step, sums)
+        metrics = _metrics(plan, sums, rate, now - ended, wait - waited, run.guard)
+        if _due(step, config.evaluation.every_steps, total):
+            metrics |= run.validation.run(run.engine, step, run.tracker)
+        run.tracker.log_step(step, metrics)
+        if _due(step, config.checkpoints.every_steps, total):
+            _save(run, step)
+        ended, waited = time.monotonic(), run.loader.wait_seconds
+
+
+def _due(step: int, every: int, total: int) -> bool:
+    return every > 0 and (step % every == 0 or step == total)
+
+
+def _metrics(
+    plan: StepPlan, sums: StepSums, rate: float, seconds: float, wait_seconds: float, guard: Guard
+) -> dict[str, float]:
+    return {
+        "loss": sums.loss,
+        "learning_rate": rate,
+        "gradient_norm": sums.gradient_norm,
+        "tokens_per_second": sums.tokens / seconds,
+        "step_seconds": seconds,
+        "data_wait_share": wait_seconds / seconds,
+        "tokens": sums.tokens,
+        "supervised_tokens": sums.supervised,
+        "documents": sums.documents,
+        "packs": len(plan.packs),
+        "damaged_samples": guard.damaged,
+        "epoch": plan.epoch,
+    }
+
+
+def _save(run: Run, step: int) -> None:
+    saved = save_checkpoint(
+        run.engine,
+        run.config.run_folder,
+        step=step,
+        data=run.materials.index.index_hash,
+        keep_last=run.config.checkpoints.keep_last,
+    )
+    _say(run.who, f"saved {saved.folder} ({saved.written_bytes / 1e6:.1f} MB, {saved.seconds:.1f} s)")
+
+
+def _prepare(loaded: LoadedConfig, backend: Backend, who: ClusterInfo) -> Run:
+    """Check everything that a user can have got wrong, on all ranks together, then build the parts."""
+    config = loaded.config
+    materials, checkpoint = together(lambda: _check(loaded, who))
+    if who.is_rank_0:
+        open_run_folder(loaded)
+    together(lambda: _log_to_file(config, who))
+    _announce(config, backend, who, materials, checkpoint)
+    engine = together(lambda: build_engine(config, backend, who))
+    if checkpoint is not None:
+        load_checkpoint(engine, checkpoint)
+    reader = ShardReader(materials.index)
+    first_step = checkpoint.step if checkpoint else 0
+    return Run(
+        config=config,
+        who=who,
+        engine=engine,
+        materials=materials,
+        loader=PackLoader(
+            materials.plan,
+            reader,
+            materials.processor,
+            config.packing,
+            rank=who.rank,
+            ranks=who.num_ranks,
+            device_pin=backend.device.type == "cuda",
+        ),
+        validation=Validation(config, materials, who),
+        tracker=together(lambda: _start_tracking(config, materials, first_step, who)),
+        guard=Guard(config.packing.max_damaged_share),
+        first_step=first_step,
+    )
+
+
+def _check(loaded: LoadedConfig, who: ClusterInfo) -> tuple[Materials, Checkpoint | None]:
+    materials = gather_materials(loaded.config)
+    return materials, find_checkpoint(loaded, materials.index.index_hash, who.num_ranks)
+
+
+def _start_tracking(config: RunConfig, materials: Materials, first_step: int, who: ClusterInfo) -> Tracker:
+    return start_tracking(
+        config.tracking,
+        Path(config.run_folder),
+        config.model_dump(),
+        total_steps=materials.total_steps,
+        first_step=first_step + 1,
+        is_rank_0=who.is_rank_0,
+    )
+
+
+def _log_to_file(config: RunConfig, who: ClusterInfo) -> None:
+    """Each rank's log lines go to ``logs/rank-N.log``."""
+    folder = Path(config.run_folder) / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / f"rank-{who.rank}.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+def _announce(
+    config: RunConfig, backend: Backend, who: ClusterInfo, materials: Materials, checkpoint: Checkpoint | None
+) -> None:
+    plan = materials.plan
+    _say(who, f"{who.num_ranks} ranks on {who.num_nodes} nodes, started by {who.launcher}: {backend.reason}")
+    _say(
+        who,
+        f"{plan.documents} documents an epoch in {len(plan.packs(0))} packs of up to {config.packing.pack_tokens} "
+        f"tokens ({plan.fill():.1%} full), {materials.total_steps} steps; {plan.dropped} too long and left out",
+    )
+    if checkpoint is not None:
+        _say(who, f"going on at step {checkpoint.step} from {checkpoint.folder}")
+
+
+def _say(who: ClusterInfo, text: str) -> None:
+    log.info(text)
+    if who.is_rank_0:
+        say(text)

@@ -1,0 +1,82 @@
+"""One optimizer step: every pack of the plan forward and backward, then one update.
+
+Enters: a step's plan and this rank's batches. Leaves: the updated engine and the sums that the metrics are made of.
+
+The loss of a step is Σ over its supervised tokens ÷ the planned weight (DESIGN, decision 4). DeepSpeed's reduction
+divides by the number of ranks, so each rank's share is multiplied by it; its own scaling by micro-steps is off.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from phi3v_dist.cluster.process_group import sum_over_ranks
+from phi3v_dist.documents.crops import finish_crops
+from phi3v_dist.packing.collate import Batch
+from phi3v_dist.packing.plan import StepPlan, micro_steps
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """Sums of one step over all ranks; ``loss`` is per planned supervised token."""
+
+    loss: float
+    gradient_norm: float
+    tokens: int
+    supervised: int
+    documents: int
+    damaged: tuple[tuple[int, str], ...]  # of this rank alone: sample number and reason
+    damaged_count: int
+
+
+def forward(model: Any, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
+    """Summed loss of one batch (float32 scalar). ``model``: an engine or the bare model."""
+    # A leaf module of DeepSpeed needs an input that asks for a gradient.
+    pixels = finish_crops(batch.crops, batch.grids, dtype).requires_grad_() if batch.grids else None
+    return model(
+        input_ids=batch.input_ids,
+        positions=batch.positions,
+        cu_seqlens=batch.cu_seqlens,
+        pixels=pixels,
+        grids=batch.grids,
+        supervised=batch.supervised,
+        targets=batch.targets,
+    )
+
+
+def take_step(
+    engine: Any, plan: StepPlan, batches: Iterable[Batch], *, learning_rate: float, num_ranks: int
+) -> StepSums:
+    """Run all micro-steps of a step and update the parameters once."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate
+    last = micro_steps(len(plan.packs), num_ranks) - 1
+    sums = torch.zeros(5, dtype=torch.float64, device=engine.device)
+    damaged: list[tuple[int, str]] = []
+    for number, batch in enumerate(batches):
+        engine.set_gradient_accumulation_boundary(number == last)
+        batch = batch.to(engine.device)
+        loss = forward(engine, batch, engine.module.lm_head.weight.dtype)
+        engine.backward(loss * (num_ranks / max(plan.weight, 1)), scale_wrt_gas=False)
+        engine.step()
+        sums += _sums_of(batch, loss.detach())
+        damaged.extend(batch.damaged)
+    total = sum_over_ranks(sums).tolist()
+    return StepSums(
+        loss=total[0] / max(plan.weight, 1),
+        gradient_norm=float(engine.get_global_grad_norm() or 0.0),
+        tokens=int(total[1]),
+        supervised=int(total[2]),
+        documents=int(total[3]),
+        damaged=tuple(damaged),
+        damaged_count=int(total[4]),
+    )
+
+
+def _sums_of(batch: Batch, loss: torch.Tensor) -> torch.Tensor:
+    counts = [0 if batch.weight == 0 else len(x) for x in (batch.input_ids, batch.targets, batch.samples)]
+    numbers = torch.tensor([0.0, *counts, len(batch.damaged)], dtype=torch.float64, device=loss.device)
+    numbers[0] = loss.double()
+    return numbers
