@@ -3,6 +3,9 @@
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -111,3 +114,21 @@ def test_predictions_are_also_lines_in_the_run_folder(run_folder):
 def test_the_run_folder_has_each_step_once(run_folder):
     steps = [json.loads(line)["step"] for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5]
+
+
+KILLED_RUN = """
+import os, pathlib, signal, sys, time
+from phi3v_dist.tracking.wandb_backend import WandbBackend
+backend = WandbBackend("offline", pathlib.Path(sys.argv[1]), "shop", "killed", {})
+for step in range(1, 21):
+    backend.log_step(step, {"loss": 1 / step})
+time.sleep(2)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_run_loses_at_most_its_last_second(tmp_path):
+    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, str(tmp_path)], timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (run_file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert max(history(read_records(run_file))) == 19  # W&B keeps step 20 open until step 21 comes
