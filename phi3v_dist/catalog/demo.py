@@ -63,9 +63,11 @@ COLOURS: dict[str, Colour] = {
 }
 SIZES = {"Small": (0.54, 0.72), "Medium": (0.74, 1.0), "Large": (0.96, 1.38)}  # share of the frame, price factor
 PATTERNS = {"plain": (0.0, 1.0), "striped": (0.58, 1.1), "dotted": (0.75, 1.2)}  # share of white in the tint, factor
+# Each trim's colour is one that no product and no tint comes near. Silver and black were tried: a small vision tower
+# took grey for a lit or tinted part (77 % right after 500 probe steps, black 94 %, aqua 99 %).
 TRIMS: dict[str, tuple[Colour | None, float]] = {
     "none": (None, 1.0),
-    "Silver": ((138, 146, 156), 1.2),
+    "Aqua": ((40, 210, 235), 1.2),
     "Gold": ((226, 176, 40), 1.4),
 }
 TRIM_AREA = 0.28  # least share of the silhouette that a trim covers
