@@ -5,7 +5,11 @@ master copy, every other file byte for byte from the model folder that training 
 without a GPU and without the ranks that trained; parameters are merged one at a time.
 """
 
+import io
+import math
+import os
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +56,16 @@ def consolidate(run_folder: str | Path, target: str | Path) -> Export:
     check_names(shapes, {name: tuple(weight.shape) for name, weight in weights.items()}, checkpoint.folder)
     processor = DocumentProcessor.from_folder(base, DocumentOptions())
     write_folder(target, _in_bf16(weights, shapes), base, end_ids=processor.end_ids)
-    return Export(Path(target), checkpoint, sum(weight.numel() for weight in weights.values()))
+    return Export(Path(target), checkpoint, sum(math.prod(shape) for shape in shapes.values()))
 
 
 def _merged_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """Names → lazily merged tensors: DeepSpeed's own reader of its ZeRO-3 files."""
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    """Names → lazily merged tensors: DeepSpeed's own reader of its ZeRO-3 files, without its chatter."""
+    os.environ["DS_ACCELERATOR"] = "cpu"  # merging needs no GPU, and must not take one that others train on
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.folder), tag=ENGINE, lazy_mode=True)
+        return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.folder), tag=ENGINE, lazy_mode=True)
 
 
 def _in_bf16(weights: dict[str, torch.Tensor], order: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -30,7 +30,7 @@ def process_group(who: ClusterInfo, backend: str, timeout_minutes: float) -> Ite
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(who.rank), str(who.num_ranks)
     os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"] = str(who.rank_of_node), str(who.ranks_per_node)
     os.environ["MASTER_ADDR"] = who.master_addr
-    os.environ["MASTER_PORT"] = str(who.master_port or _free_port())
+    os.environ["MASTER_PORT"] = str(who.master_port or free_port())
     dist.init_process_group(
         backend, rank=who.rank, world_size=who.num_ranks, timeout=timedelta(minutes=timeout_minutes)
     )
@@ -39,7 +39,8 @@ def process_group(who: ClusterInfo, backend: str, timeout_minutes: float) -> Ite
     dist.destroy_process_group()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

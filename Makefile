@@ -1,0 +1,45 @@
+# Two commands do everything: `make demo` and `make test`. Each makes .venv from pinned versions by itself.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+# The CPU build of torch. On a GPU machine: make install TORCH=torch==2.13.0
+TORCH ?= torch==2.13.0+cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+BIN := .venv/bin
+INSTALLED := .venv/installed
+CPU := DS_ACCELERATOR=cpu HF_HUB_OFFLINE=1
+
+.PHONY: help install demo demo-smoke test lint clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+install: $(INSTALLED) ## make .venv from constraints.txt
+
+$(INSTALLED): constraints.txt setup.cfg Makefile
+	@command -v $(PYTHON) >/dev/null || { echo "ERROR $(PYTHON) is missing. Install it (apt-get install python3.11), or name one: make PYTHON=python3"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "ERROR $(PYTHON) can't make a virtual environment. Install it: apt-get install python3-venv"; exit 2; }
+	@command -v g++ >/dev/null || { echo "ERROR g++ is missing, DeepSpeed compiles a module with it. Install it: apt-get install g++"; exit 2; }
+	@$(PYTHON) -c 'import pathlib, sysconfig, sys; sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists())' || { echo "ERROR Python.h is missing, DeepSpeed compiles a module with it. Install it: apt-get install python3-dev"; exit 2; }
+	@echo "--- installing into .venv (about 1.2 GB, a minute or two)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check "$(TORCH)" || $(BIN)/pip install -q --index-url $(TORCH_INDEX) "$(TORCH)"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(INSTALLED)
+
+demo: $(INSTALLED) ## the main job end to end on CPU, in runs/demo (about 7 minutes)
+	$(CPU) $(BIN)/python tools/demo.py runs/demo
+
+demo-smoke: $(INSTALLED) ## the demo's whole way in under 3 minutes, without the score bars
+	rm -rf runs/demo-smoke
+	$(CPU) $(BIN)/python tools/demo.py --products 400 --steps 60 --no-bars runs/demo-smoke
+
+test: $(INSTALLED) ## all tests
+	$(CPU) $(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy phi3v_dist/config phi3v_dist/packing phi3v_dist/documents
+
+clean: ## delete .venv (runs/ stays)
+	rm -rf .venv

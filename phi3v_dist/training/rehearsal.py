@@ -1,0 +1,72 @@
+"""A rehearsal of the worst case: every rank is killed in the middle of a run, and the same command goes on.
+
+Enters: the command that trains, and its run folder. Leaves: a finished run, and the proof that the steps done again
+had the same losses to the last bit. Nothing in the training code knows that it is rehearsed.
+"""
+
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from phi3v_dist.console import say
+from phi3v_dist.errors import RunError
+from phi3v_dist.tracking.metrics import METRICS_FILE, REPLAYED_FILE, compare_replayed, read_metrics
+from phi3v_dist.training.resume import is_finished
+
+_LOOK_EVERY_SECONDS = 0.2
+
+
+def train_through_a_kill(command: Sequence[str], run_folder: Path, kill_at: int) -> None:
+    """Run ``command``, kill -9 its ranks once step ``kill_at`` is done, run it again to the end.
+
+    Raises ``RunError`` when the command fails by itself, or a step done again has another loss.
+    """
+    if not is_finished(run_folder) and not (run_folder / REPLAYED_FILE).exists():
+        say(f"both ranks will be killed after step {kill_at}, on purpose")
+        _kill_at(command, run_folder, kill_at)
+    code = subprocess.run(command).returncode
+    if code:
+        raise RunError("training ended with an error, its own line stands above", where=" ".join(command), value=code,
+                       mend="Mend what it names and start again: it goes on at its last checkpoint.")  # fmt: skip
+    again, differing = compare_replayed(run_folder)
+    if differing or not again:
+        raise RunError(
+            f"{again} steps were done again, these with another loss",
+            where=str(run_folder),
+            value=differing,
+            mend="A resume must be exact: please report this with the run folder.",
+        )
+    say(f"{again} steps were done again after the kill, each with the same loss to the last bit")
+
+
+def _kill_at(command: Sequence[str], run_folder: Path, kill_at: int) -> None:
+    with subprocess.Popen(command) as launcher:
+        while _last_step(run_folder) < kill_at:
+            if launcher.poll() is not None:
+                return  # it ended by itself, the second start will tell how
+            time.sleep(_LOOK_EVERY_SECONDS)
+        ranks = _ranks_below(launcher.pid)
+        say(f"kill -9 {' '.join(str(rank.pid) for rank in ranks)}, and the same command again")
+        for rank in ranks:
+            rank.kill()
+
+
+def _last_step(run_folder: Path) -> int:
+    lines = read_metrics(run_folder / METRICS_FILE)
+    return lines[-1]["step"] if lines else 0
+
+
+def _ranks_below(launcher: int) -> list[psutil.Process]:
+    """The processes that train: those of launch/train.py that no other such process started (its loaders)."""
+    training = [p for p in psutil.Process(launcher).children(recursive=True) if _trains(p)]
+    pids = {process.pid for process in training}
+    return [process for process in training if process.ppid() not in pids]
+
+
+def _trains(process: psutil.Process) -> bool:
+    # launcher processes hold the script's name too, behind a -m of their own
+    words = process.cmdline()
+    return any(word.endswith("launch/train.py") for word in words) and "-m" not in words

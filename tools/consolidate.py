@@ -1,0 +1,24 @@
+"""Write a model folder that others load from the newest checkpoint of a run."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from phi3v_dist.checkpoints.consolidate import consolidate
+from phi3v_dist.console import run_command, say
+
+EXAMPLE = "example: python tools/consolidate.py runs/demo/train runs/demo/export"
+
+
+def main() -> None:
+    """Parse, call, print."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("run_folder", type=Path, help="run folder with checkpoints/ and base")
+    parser.add_argument("target", type=Path, help="new model folder")
+    args = parser.parse_args()
+    export = consolidate(args.run_folder, args.target)
+    say(f"{export.folder}: {export.parameters:,} parameters from {export.checkpoint.folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
