@@ -1,7 +1,8 @@
 """What a person sees: log lines, progress, tables, and how a command ends.
 
 Enters: a command's function. Leaves: its exit code, and for a ``UserError`` exactly one line on standard error.
-rich draws on a terminal; without one every line is plain and carries the time, fit for a log file.
+rich draws on a terminal; without one every line is plain, fit for a log file. Texts come from products, so nothing in
+them is read as markup or an emoji code.
 """
 
 import logging
@@ -20,7 +21,7 @@ Item = TypeVar("Item")
 
 _PLAIN_PROGRESS_SECONDS = 5.0
 
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 log = logging.getLogger("phi3v_dist")
 
 
@@ -46,7 +47,7 @@ def run_command(command: Callable[[], int | None], *, speaks: Callable[[UserErro
 
 def say(text: str) -> None:
     """Print one line for the user."""
-    out.print(text, markup=False)
+    out.print(text)
 
 
 def progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
@@ -67,7 +68,7 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
     """Print a table."""
     drawn = Table(title=title, title_justify="left")
     for name in header:
-        drawn.add_column(name)
+        drawn.add_column(name, overflow="fold")
     for row in rows:
         drawn.add_row(*(str(cell) for cell in row))
     out.print(drawn)

@@ -28,7 +28,7 @@ class UserError(Exception):
 
     def __init__(self, what: str, *, where: str, mend: str, value: object = None) -> None:
         found = "" if value is None else f" (found {value!r})"
-        super().__init__(f"{where}: {what}{found}. {mend}".replace("\n", " "))
+        super().__init__(" ".join(f"{where}: {what}{found}. {mend}".splitlines()))
         self.what, self.where, self.value, self.mend = what, where, value, mend
 
     # True where every rank meets the same error, so that rank 0 alone speaks of it.

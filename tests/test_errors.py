@@ -1,0 +1,50 @@
+"""A user error is one line, whatever went into it, and is the same after a process border."""
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phi3v_dist import errors
+from phi3v_dist.errors import UserError
+
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, UserError)]
+
+
+def test_the_line_tells_where_what_value_and_mend_in_this_order() -> None:
+    error = UserError("not a number", where="a.csv row 3", value="12,5", mend="Write 12.5.")
+    assert str(error) == "a.csv row 3: not a number (found '12,5'). Write 12.5."
+
+
+def test_without_a_value_nothing_is_said_to_be_found() -> None:
+    assert str(UserError("is missing", where="a.csv", mend="Make it.")) == "a.csv: is missing. Make it."
+
+
+@pytest.mark.parametrize("value", [0, False, "", []])
+def test_a_value_that_is_false_is_still_shown(value: object) -> None:
+    assert f"(found {value!r})" in str(UserError("is wrong", where="key", value=value, mend="Mend it."))
+
+
+@given(st.text(), st.text(), st.text(), st.text())
+def test_it_is_one_line_whatever_the_texts(what: str, where: str, mend: str, value: str) -> None:
+    assert len(str(UserError(what, where=where, mend=mend, value=value)).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_the_same_after_a_process_border(kind: type[UserError]) -> None:
+    error = kind("is cut off", where="x.tar", value=(1, "two"), mend="Copy it again.")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert str(again) == str(error)
+    assert (again.what, again.where, again.value, again.mend) == (error.what, error.where, error.value, error.mend)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_ends_a_command_with_code_2_and_says_in_a_docstring_what_it_is(kind: type[UserError]) -> None:
+    assert kind.exit_code == 2
+    assert kind.__doc__
+
+
+def test_the_docstring_draws_the_whole_tree() -> None:
+    assert all(kind.__name__ in str(errors.__doc__) for kind in KINDS)
