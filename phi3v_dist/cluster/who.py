@@ -80,17 +80,18 @@ def who_am_i(environment: Mapping[str, str] | None = None) -> ClusterInfo:
 def _checked(
     *, rank: int, num_ranks: int, rank_of_node: int, ranks_per_node: int, launcher: str, env: Mapping[str, str]
 ) -> ClusterInfo:
-    if not 0 <= rank < num_ranks or not 0 <= rank_of_node < max(ranks_per_node, 1):
+    if not 0 <= rank < num_ranks or not 0 <= rank_of_node < ranks_per_node <= num_ranks:
         raise HardwareError(
             "the launcher's variables contradict each other",
             where=launcher,
             value=f"rank {rank} of {num_ranks}, local rank {rank_of_node} of {ranks_per_node}",
             mend="Start with deepspeed, torchrun, srun or plain python, and unset RANK and WORLD_SIZE otherwise.",
         )
-    if num_ranks > 1 and "MASTER_ADDR" not in env:
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in env]
+    if num_ranks > 1 and missing:
         raise HardwareError(
-            "several ranks need an address to meet at",
-            where="MASTER_ADDR",
+            "several ranks need an address and a port to meet at",
+            where=missing[0],
             mend="Export MASTER_ADDR (first node's name) and MASTER_PORT before srun, as slurm/common.sh does.",
         )
     address = env.get("MASTER_ADDR", "127.0.0.1")
