@@ -42,6 +42,7 @@ def read_marker(folder: Path) -> Checkpoint | None:
     try:
         told: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in told["files"]}
+        differing = [name for name, size in sizes.items() if size != told["files"][name]]
         checkpoint = Checkpoint(folder, told["step"], told["num_ranks"], told["data"])
     except FileNotFoundError as error:
         if (folder / MARKER).exists():
@@ -50,7 +51,6 @@ def read_marker(folder: Path) -> Checkpoint | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s is no checkpoint: its marker can't be read (%s)", folder, error)
         return None
-    differing = [name for name, size in sizes.items() if size != told["files"][name]]
     if differing:
         log.warning("%s is no checkpoint: %s has another size than when it was written", folder, differing[0])
         return None
