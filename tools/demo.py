@@ -19,6 +19,7 @@ def main() -> None:
     """Run the stages of a demo folder and check what they made."""
     args = _parse()
     folder, catalog = args.folder, args.folder / "catalog"
+    save_every = max(2, args.steps // 5)
     options = {
         "run_folder": folder / "train",
         "catalog.table": catalog / "products.csv",
@@ -26,7 +27,7 @@ def main() -> None:
         "model.folder": folder / "base",
         "training.seed": args.seed,
         "training.steps": args.steps,
-        "checkpoints.every_steps": max(1, args.steps // 10),
+        "checkpoints.every_steps": save_every,
         "evaluation.every_steps": max(1, args.steps // 4),
     }
     recipe = ["--config", RECIPE, *(f"{key}={value}" for key, value in options.items())]
@@ -37,7 +38,7 @@ def main() -> None:
     say("--- 4 of 7, training on 2 processes")
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", free_port()]
     command = [str(word) for word in (*launcher, "launch/train.py", *recipe)]
-    train_through_a_kill(command, folder / "train", kill_at=round(0.45 * args.steps) + 3)
+    train_through_a_kill(command, folder / "train", kill_at=2 * save_every + save_every // 2)
     if not (folder / "export").exists():
         stage("5 of 7, export", "tools/consolidate.py", folder / "train", folder / "export")
     if not (folder / "evaluation.json").exists():

@@ -16,7 +16,7 @@ from phi3v_dist.errors import RunError
 from phi3v_dist.tracking.metrics import METRICS_FILE, REPLAYED_FILE, compare_replayed, read_metrics
 from phi3v_dist.training.resume import is_finished
 
-_LOOK_EVERY_SECONDS = 0.2
+_LOOK_EVERY_SECONDS = 0.05
 
 
 def train_through_a_kill(command: Sequence[str], run_folder: Path, kill_at: int) -> None:
@@ -25,7 +25,7 @@ def train_through_a_kill(command: Sequence[str], run_folder: Path, kill_at: int)
     Raises ``RunError`` when the command fails by itself, or a step done again has another loss.
     """
     if not is_finished(run_folder) and not (run_folder / REPLAYED_FILE).exists():
-        say(f"both ranks will be killed after step {kill_at}, on purpose")
+        say(f"all ranks will be killed after step {kill_at}, on purpose")
         _kill_at(command, run_folder, kill_at)
     code = subprocess.run(command).returncode
     if code:
