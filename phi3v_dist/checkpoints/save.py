@@ -5,7 +5,6 @@ the seconds and bytes it took. Everything is written beside and flushed to disk,
 its name; only then are older checkpoints deleted.
 """
 
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import torch.distributed as dist
 
 from phi3v_dist.checkpoints.choose import ENGINE, MARKER, checkpoints_folder, complete_checkpoints
-from phi3v_dist.files import fsync_folder, write_json
+from phi3v_dist.files import fsync_file, fsync_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,7 @@ def save_checkpoint(engine: Any, run_folder: str | Path, *, step: int, data: str
 def _finish(partial: Path, folder: Path, told: dict[str, object]) -> None:
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     for path in files:
-        with open(path, "rb") as handle:
-            os.fsync(handle.fileno())
+        fsync_file(path)
     for inner in {path.parent for path in files}:
         fsync_folder(inner)
     sizes = {str(path.relative_to(partial)): path.stat().st_size for path in files}

@@ -21,10 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from phi3v_dist.errors import ModelFolderError
-from phi3v_dist.files import fsync_folder, write_json
+from phi3v_dist.files import fsync_file, fsync_folder, write_json
 from phi3v_dist.model.configuration import Phi3VConfig
 
 SHARD_BYTES = 5_000_000_000
+_LONG_ROPE = ("su", "longrope")  # two names of one formula
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _ALIAS = "model.vision_embed_tokens.wte.weight"  # same tensor as embed_tokens, in some third-party files
@@ -33,7 +34,7 @@ _ALIAS = "model.vision_embed_tokens.wte.weight"  # same tensor as embed_tokens, 
 def read_config(folder: str | Path) -> Phi3VConfig:
     """Read ``config.json``. Raises ``ModelFolderError`` when it is missing, broken or of another model."""
     path = Path(folder) / "config.json"
-    mend = "Give model.folder a folder in the layout of microsoft/Phi-3-vision-128k-instruct (README: official weights)."
+    mend = "Give model.folder a folder laid out as microsoft/Phi-3-vision-128k-instruct (README: official weights)."
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -43,22 +44,48 @@ def read_config(folder: str | Path) -> Phi3VConfig:
     if not isinstance(raw, dict) or raw.get("model_type") != Phi3VConfig.model_type:
         found = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
         raise ModelFolderError("model_type is not phi3_v", where=str(path), value=found, mend=mend)
-    return Phi3VConfig(**raw)
+    config = Phi3VConfig(**raw)
+    _check_rope(config, path)
+    return config
+
+
+def _check_rope(config: Phi3VConfig, path: Path) -> None:
+    """Refuse what would silently become plain RoPE or another one: transformers 5 re-saves the key under a new name."""
+    mend = "Copy the model's original config.json over it."
+    rope, pairs = config.long_rope, config.head_dim // 2
+    if rope is None:
+        if "rope_parameters" in config.raw:
+            raise ModelFolderError("rope_parameters stands in place of rope_scaling", where=str(path), mend=mend)
+        return
+    if not isinstance(rope, dict) or rope.get("type") not in _LONG_ROPE:
+        found = rope.get("type") if isinstance(rope, dict) else rope
+        raise ModelFolderError(f"type of rope_scaling is none of {_LONG_ROPE}", where=str(path), value=found, mend=mend)
+    for name in ("short_factor", "long_factor"):
+        count = len(rope[name]) if isinstance(rope.get(name), list) else rope.get(name)
+        if count != pairs:
+            what = f"rope_scaling.{name} is no list of {pairs} numbers, half of a head's width"
+            raise ModelFolderError(what, where=str(path), value=count, mend=mend)
 
 
 def weight_files(folder: str | Path) -> list[Path]:
     """Return the weight files of a folder, in order. Raises ``ModelFolderError`` when one is missing."""
     folder = Path(folder)
-    if (folder / _INDEX).is_file():
-        names = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        names = [_WEIGHTS]
+    names = _names_in_index(folder / _INDEX) if (folder / _INDEX).is_file() else [_WEIGHTS]
     for name in names:
         if not (folder / name).is_file():
             raise ModelFolderError(
                 "a weight file is missing", where=str(folder / name), mend="Copy the folder again, whole."
             )
     return [folder / name for name in names]
+
+
+def _names_in_index(path: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFolderError(
+            f"index of weight files can't be read: {error!r}", where=str(path), mend="Copy the file again."
+        ) from None
 
 
 def iterate_weights(folder: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -79,7 +106,7 @@ def iterate_weights(folder: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def check_names(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], folder: str | Path) -> None:
-    """Compare names and shapes of parameters with a folder's. Raises ``ModelFolderError`` naming the first that differ."""
+    """Compare names and shapes with a folder's. Raises ``ModelFolderError`` naming the first that differ."""
     mend = "The folder belongs to another model or is incomplete: copy it again, or mend config.json."
     differing = {name: shape for name, shape in found.items() if name in expected and expected[name] != shape}
     for what, names in (
@@ -116,7 +143,8 @@ def write_folder(
 ) -> None:
     """Write a model folder: ``tensors`` as safetensors, every other file copied from the folder ``side_files``.
 
-    The folder appears under its name only when it is whole. Raises ``ModelFolderError`` when ``target`` exists.
+    ``end_ids`` go into ``generation_config.json``. The folder appears under its name only when it is whole and durable;
+    after an exception nothing is left. Raises ``ModelFolderError`` when ``target`` exists.
     """
     target = Path(target)
     if target.exists():
@@ -124,11 +152,16 @@ def write_folder(
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _copy_side_files(Path(side_files), partial)
-    if not (partial / "generation_config.json").exists() or end_ids:
+    try:
+        _copy_side_files(Path(side_files), partial)
         write_json(partial / "generation_config.json", _generation_config(partial, end_ids))
-    _write_weights(partial, tensors, shard_bytes)
-    partial.rename(target)
+        _write_weights(partial, tensors, shard_bytes)
+        for path in partial.iterdir():
+            fsync_file(path)
+        fsync_folder(partial)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     fsync_folder(target.parent)
 
 
@@ -153,8 +186,9 @@ def _write_weights(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], sh
     held: dict[str, torch.Tensor] = {}
 
     def flush() -> None:
-        save_file(held, folder / f"part-{len(shards)}", metadata={"format": "pt"})
-        shutil.copymode(folder / "config.json", folder / f"part-{len(shards)}")  # safetensors writes for the owner alone
+        path = folder / f"part-{len(shards)}"
+        save_file(held, path, metadata={"format": "pt"})
+        shutil.copymode(folder / "config.json", path)  # safetensors writes for the owner alone
         shards.append({name: tensor.nbytes for name, tensor in held.items()})
         held.clear()
 
