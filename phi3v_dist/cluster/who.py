@@ -95,9 +95,7 @@ def _checked(
             mend="Export MASTER_ADDR (first node's name) and MASTER_PORT before srun, as slurm/common.sh does.",
         )
     address = env.get("MASTER_ADDR", "127.0.0.1")
-    return ClusterInfo(
-        rank, num_ranks, rank_of_node, ranks_per_node, launcher, address, _number(env, "MASTER_PORT", 0)
-    )
+    return ClusterInfo(rank, num_ranks, rank_of_node, ranks_per_node, launcher, address, _number(env, "MASTER_PORT", 0))
 
 
 def _deepspeed_ranks_per_node(env: Mapping[str, str]) -> int:

@@ -78,9 +78,7 @@ def flash_attn(
     from flash_attn import flash_attn_varlen_func
 
     cu, longest = borders.cu_seqlens, max(borders.lengths)
-    return flash_attn_varlen_func(
-        q_TNH, k_TNH, v_TNH, cu, cu, longest, longest, softmax_scale=scale, causal=True
-    )
+    return flash_attn_varlen_func(q_TNH, k_TNH, v_TNH, cu, cu, longest, longest, softmax_scale=scale, causal=True)
 
 
 KERNELS: dict[str, Kernel] = {"flash_attn": flash_attn, "varlen": varlen, "sdpa": sdpa_per_document}

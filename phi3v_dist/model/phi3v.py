@@ -11,7 +11,7 @@ Shapes: T tokens of the pack, M supervised positions, D hidden size.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -66,9 +66,7 @@ class Phi3VModel(torch.nn.Module):
         """(B, T, D) → (B, T, D): all decoder layers and the final norm."""
         for layer in self.layers:
             if self.recompute_layers and torch.is_grad_enabled():
-                hidden = checkpoint(
-                    layer, hidden, position_embeddings=cos_sin, attend=attend, use_reentrant=False
-                )
+                hidden = checkpoint(layer, hidden, position_embeddings=cos_sin, attend=attend, use_reentrant=False)
             else:
                 hidden = layer(hidden, position_embeddings=cos_sin, cache=cache, attend=attend)
         return self.norm(hidden)
@@ -80,9 +78,9 @@ class Phi3VForCausalLM(PreTrainedModel):
     config_class = Phi3VConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    _no_split_modules = ["Phi3DecoderLayer"]
+    _no_split_modules: ClassVar = ["Phi3DecoderLayer"]
     # An alias of embed_tokens that some third-party files hold.
-    _keys_to_ignore_on_load_unexpected = [r"vision_embed_tokens\.wte\.weight"]
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"vision_embed_tokens\.wte\.weight"]
 
     def __init__(self, config: Phi3VConfig) -> None:
         super().__init__(config)

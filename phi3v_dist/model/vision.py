@@ -92,7 +92,7 @@ def token_index(grids: tuple[tuple[int, int], ...], side: int) -> np.ndarray:
 @lru_cache(maxsize=1024)
 def _picture_index(rows: int, columns: int, side: int) -> np.ndarray:
     """Index of one picture: crops tiled to the whole picture, sub_GN after every row; glb_GN; the global view."""
-    crops = 2 + side * side * (1 + np.arange(rows * columns)[:, None, None] )
+    crops = 2 + side * side * (1 + np.arange(rows * columns)[:, None, None])
     crops = (crops + np.arange(side * side).reshape(1, side, side)).reshape(rows, columns, side, side)
     whole = crops.transpose(0, 2, 1, 3).reshape(rows * side, columns * side)
     view = 2 + np.arange(side * side).reshape(side, side)
