@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
 from formula import MANIFEST, golden_model, golden_values, pixels_of
 
 from phi3v_dist.model.generation import generate
