@@ -72,16 +72,17 @@ def test_same_seed_same_weights_and_another_seed_others(model: Phi3VForCausalLM)
 
 
 def test_weights_spread_as_the_decoder_and_the_tower_need_them(model: Phi3VForCausalLM) -> None:
-    clip = model.model.vision_embed_tokens.img_processor.vision_model
-    spreads = {
-        0.03: [model.lm_head.weight, model.model.layers[0].mlp.down_proj.weight, clip.encoder.layers[0].mlp.fc1.weight],
-        0.2: [clip.embeddings.position_embedding.weight],
-        0.02: [clip.embeddings.patch_embedding.weight],
+    vision = model.model.vision_embed_tokens
+    embeddings = vision.img_processor.vision_model.embeddings
+    spreads = {  # facts demo.md; inside the tower's layers CLIP's own stay
+        0.03: [model.lm_head.weight, model.model.layers[0].mlp.down_proj.weight, vision.img_projection[0].weight],
+        0.2: [embeddings.position_embedding.weight],
+        0.02: [embeddings.patch_embedding.weight],
     }
     for spread, weights in spreads.items():
         assert [weight.detach().std().item() for weight in weights] == pytest.approx([spread] * len(weights), rel=0.1)
     assert bool((model.model.norm.weight == 1).all())
-    assert not model.model.vision_embed_tokens.sub_GN.any()
+    assert not vision.sub_GN.any()
 
 
 def test_crops_fit_the_tower() -> None:
