@@ -41,25 +41,32 @@ class Backend:
 def choose_backend(config: RunConfig, who: ClusterInfo) -> Backend:
     """Choose by ``training.device`` and ``training.precision``.
 
-    Raises ``HardwareError`` when the recipe asks for a GPU and this rank has none.
+    Raises ``HardwareError`` when the recipe asks for a GPU and there is none, or fewer than ranks on this machine.
     """
     wanted = config.training.device
-    has_gpu = torch.cuda.is_available() and torch.cuda.device_count() > who.rank_of_node
-    if wanted == "cuda" and not has_gpu:
-        raise HardwareError(
-            "the recipe asks for a CUDA device and this machine has "
-            + (f"{torch.cuda.device_count()} for {who.ranks_per_node} ranks" if torch.cuda.is_available() else "none"),
-            where="training.device",
-            value=wanted,
-            mend="Start on a GPU node, or set training.device=cpu.",
-        )
-    use_gpu = has_gpu and wanted != "cpu"
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    use_gpu = wanted == "cuda" or (wanted == "auto" and gpus > 0)
+    if use_gpu and gpus < who.ranks_per_node:
+        raise _too_few(gpus, wanted, who)
     device = torch.device("cuda", who.rank_of_node) if use_gpu else torch.device("cpu")
     _settle_libraries(device)
     dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
     kernel, why = choose_kernel(config.model.attention, device.type, dtype)
     reason = f"{device.type}, {'nccl' if use_gpu else 'gloo'}, {config.training.precision}, attention {kernel} ({why})"
     return Backend(device, "nccl" if use_gpu else "gloo", dtype, kernel, reason)
+
+
+def _too_few(gpus: int, wanted: str, who: ClusterInfo) -> HardwareError:
+    """All ranks of a machine fail alike: if some went on, or took the CPU, they would wait for the others for ever."""
+    has = f"{gpus} for {who.ranks_per_node} ranks" if gpus else "none"
+    error = HardwareError(
+        f"each rank needs a CUDA device of its own and this machine has {has}",
+        where="training.device",
+        value=wanted,
+        mend="Start on a GPU node with one rank per GPU, or set training.device=cpu.",
+    )
+    error.on_every_rank = who.rank_of_node > 0  # one machine of several may lack them: its first rank speaks
+    return error
 
 
 def _settle_libraries(device: torch.device) -> None:
