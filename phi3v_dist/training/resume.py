@@ -79,10 +79,17 @@ def open_run_folder(loaded: LoadedConfig) -> None:
     run_folder = Path(loaded.config.run_folder)
     run_folder.mkdir(parents=True, exist_ok=True)
     write_text(run_folder / CONFIG, describe_config(loaded))
-    base = run_folder / "base"
-    if base.is_symlink():
-        base.unlink()
-    base.symlink_to(Path(loaded.config.model.folder).absolute(), target_is_directory=True)
+    base, target = run_folder / "base", Path(loaded.config.model.folder).absolute()
+    if base.exists() and base.samefile(target):
+        return  # also where model.folder names this very link, or lies here itself
+    if base.exists() and not base.is_symlink():
+        raise CheckpointError(
+            "another folder stands where the link to model.folder belongs",
+            where=str(base),
+            mend="Give another run_folder.",
+        )
+    base.unlink(missing_ok=True)
+    base.symlink_to(target, target_is_directory=True)
 
 
 def load_checkpoint(engine: Any, checkpoint: Checkpoint) -> None:

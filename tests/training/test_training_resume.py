@@ -1,0 +1,150 @@
+"""What a resume may change and what it may not; checkpoints here are a marker and nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from phi3v_dist.config.loading import LoadedConfig, load_config
+from phi3v_dist.errors import CheckpointError
+from phi3v_dist.training.resume import find_checkpoint, is_finished, mark_finished, open_run_folder
+
+DATA = "a" * 64
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "recipe.yaml").write_text(
+        f"run_folder: {tmp_path}/run\nmodel:\n  folder: {tmp_path}/model\ntraining:\n  steps: 100\n  seed: 3\n"
+    )
+    return tmp_path
+
+
+def loaded(folder: Path, *overrides: str) -> LoadedConfig:
+    return load_config(folder / "recipe.yaml", overrides)
+
+
+@pytest.fixture
+def run(folder: Path) -> Path:
+    """A run of two ranks with a checkpoint after step 40."""
+    open_run_folder(loaded(folder))
+    checkpoint = folder / "run" / "checkpoints" / "step-40"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "COMPLETE.json").write_text(json.dumps({"step": 40, "num_ranks": 2, "data": DATA, "files": {}}))
+    return folder
+
+
+def refusal(folder: Path, *overrides: str, data: str = DATA, num_ranks: int = 2) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        find_checkpoint(loaded(folder, *overrides), data, num_ranks)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_unchanged_start_goes_on_from_the_checkpoint(run: Path) -> None:
+    checkpoint = find_checkpoint(loaded(run), DATA, 2)
+    assert checkpoint is not None
+    assert (checkpoint.step, checkpoint.folder) == (40, run / "run" / "checkpoints" / "step-40")
+
+
+def test_a_new_run_has_nothing_to_go_on_from(folder: Path) -> None:
+    assert find_checkpoint(loaded(folder), DATA, 2) is None
+    open_run_folder(loaded(folder))
+    assert find_checkpoint(loaded(folder), DATA, 2) is None
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ("training.seed=4", "training.seed: 3 → 4"),
+        ("packing.pack_tokens=4096", "packing.pack_tokens: 8192 → 4096"),
+        ("packing.packs_per_step=8", "packing.packs_per_step: 384 → 8"),
+        ("documents.template=official", "documents.template: 'mission' → 'official'"),
+        ("model.rope_mode=short", "model.rope_mode: 'per_document' → 'short'"),
+        ("model.train_vision=false", "model.train_vision: True → False"),
+        ("training.precision=fp32", "training.precision: 'bf16' → 'fp32'"),
+    ],
+)
+def test_what_would_change_the_meaning_is_refused_with_both_values(run: Path, override: str, shown: str) -> None:
+    told = refusal(run, override)
+    assert shown in told
+    assert "40 steps" in told
+
+
+def test_all_changes_are_told_at_once(run: Path) -> None:
+    told = refusal(run, "training.seed=4", "packing.pool_documents=600")
+    assert "training.seed: 3 → 4" in told
+    assert "packing.pool_documents: 512 → 600" in told
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.learning_rate=1e-6",
+        "training.steps=200",
+        "packing.workers=0",
+        "tracking.wandb=disabled",
+        "evaluation.every_steps=7",
+        "checkpoints.every_steps=5",
+        "model.attention=sdpa",
+        "model.activation_checkpointing=false",
+    ],
+)
+def test_how_a_run_works_may_change(run: Path, override: str) -> None:
+    assert find_checkpoint(loaded(run, override), DATA, 2) is not None
+
+
+def test_other_shards_are_refused_and_both_named(run: Path) -> None:
+    told = refusal(run, data="b" * 64)
+    assert "b" * 12 in told and "a" * 12 in told
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_another_number_of_ranks_is_refused_and_the_right_one_named(run: Path, ranks: int) -> None:
+    told = refusal(run, num_ranks=ranks)
+    assert f"'{ranks} ranks'" in told
+    assert "Start with 2 ranks" in told
+
+
+def test_a_checkpoint_without_its_marker_is_no_resume_and_asks_nothing(run: Path) -> None:
+    (run / "run" / "checkpoints" / "step-40" / "COMPLETE.json").unlink()
+    assert find_checkpoint(loaded(run, "training.seed=4"), "other", 7) is None
+
+
+def test_run_folder_holds_the_effective_options_and_a_link_to_the_model(folder: Path) -> None:
+    started = loaded(folder, "training.seed=5")
+    open_run_folder(started)
+    assert load_config(folder / "run" / "config.yaml").config == started.config
+    assert (folder / "run" / "base").resolve() == (folder / "model").resolve()
+
+
+def test_link_follows_a_model_folder_that_was_given_anew(folder: Path) -> None:
+    open_run_folder(loaded(folder))
+    (folder / "other").mkdir()
+    open_run_folder(loaded(folder, f"model.folder={folder}/other"))
+    assert (folder / "run" / "base").resolve() == folder / "other"
+
+
+def test_model_folder_may_be_the_runs_own_link_or_lie_inside_the_run(folder: Path) -> None:
+    open_run_folder(loaded(folder))
+    open_run_folder(loaded(folder, f"model.folder={folder}/run/base"))
+    assert (folder / "run" / "base").resolve() == folder / "model"
+    (folder / "whole" / "base").mkdir(parents=True)
+    (folder / "whole" / "base" / "config.json").write_text("{}")
+    open_run_folder(loaded(folder, f"run_folder={folder}/whole", f"model.folder={folder}/whole/base"))
+    assert (folder / "whole" / "base" / "config.json").is_file()
+
+
+def test_another_folder_called_base_is_left_alone(folder: Path) -> None:
+    (folder / "run" / "base").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="another folder stands"):
+        open_run_folder(loaded(folder))
+    assert (folder / "run" / "base").is_dir()
+
+
+def test_a_run_is_finished_once_it_was_marked(tmp_path: Path) -> None:
+    assert not is_finished(tmp_path)
+    mark_finished(tmp_path, 100)
+    assert is_finished(tmp_path)
+    assert json.loads((tmp_path / "FINISHED").read_text()) == {"step": 100}
