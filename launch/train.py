@@ -11,17 +11,19 @@ from phi3v_dist.config.loading import describe_config, list_recipes, load_config
 from phi3v_dist.console import run_command, say
 from phi3v_dist.errors import ConfigError
 
-EXAMPLE = "example: deepspeed --num_gpus 2 launch/train.py --config launch/recipes/demo_cpu.yaml training.steps=100"
+EXAMPLE = "example:\n  deepspeed --num_gpus 2 launch/train.py --config launch/recipes/demo_cpu.yaml training.steps=100"
 SECONDS_FOR_RANK_0_TO_SPEAK = 20.0
 
 
 def main(who: ClusterInfo) -> None:
     """Parse, call, print."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("--config", type=Path, help="recipe (YAML)")
-    parser.add_argument("--print-config", action="store_true", help="print the effective options and where each is from")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, metavar="RECIPE", help="YAML recipe; without it, their names")
+    parser.add_argument("--print-config", action="store_true", help="print all options in effect, where each is from")
     parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it
-    parser.add_argument("overrides", nargs="*", help="options such as training.learning_rate=1e-5")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="options laid over the recipe's")
     args = parser.parse_intermixed_args()
     if args.config is None:
         recipes = "; ".join(f"{path} ({line})" for path, line in list_recipes())
@@ -42,4 +44,4 @@ if __name__ == "__main__":
     sys.stdout.flush()
     if code and not this.is_rank_0:
         time.sleep(SECONDS_FOR_RANK_0_TO_SPEAK)  # the launcher ends all ranks when the first ends
-    os._exit(code) if code else sys.exit(0)  # after an error other ranks may be gone: no tidy farewell, which could hang
+    os._exit(code) if code else sys.exit(0)  # after an error other ranks may be gone: a tidy farewell could hang

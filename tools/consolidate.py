@@ -7,14 +7,16 @@ from pathlib import Path
 from phi3v_dist.checkpoints.consolidate import consolidate
 from phi3v_dist.console import run_command, say
 
-EXAMPLE = "example: python tools/consolidate.py runs/demo/train runs/demo/export"
+EXAMPLE = "example:\n  python tools/consolidate.py runs/demo/train runs/demo/export"
 
 
 def main() -> None:
     """Parse, call, print."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("run_folder", type=Path, help="run folder with checkpoints/ and base")
-    parser.add_argument("target", type=Path, help="new model folder")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_folder", type=Path, help="run folder of launch/train.py: checkpoints/ and base are read")
+    parser.add_argument("target", type=Path, help="model folder to write; must not exist yet")
     args = parser.parse_args()
     export = consolidate(args.run_folder, args.target)
     say(f"{export.folder}: {export.parameters:,} parameters from {export.checkpoint.folder}")

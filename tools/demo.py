@@ -11,7 +11,7 @@ from phi3v_dist.errors import RunError
 from phi3v_dist.evaluation.bars import judge
 from phi3v_dist.training.rehearsal import train_through_a_kill
 
-EXAMPLE = "example: python tools/demo.py runs/demo"
+EXAMPLE = "example:\n  python tools/demo.py runs/demo"
 RECIPE = "launch/recipes/demo_cpu.yaml"
 
 
@@ -49,11 +49,13 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="where everything is written")
-    parser.add_argument("--products", type=int, default=2600, help="products drawn")
-    parser.add_argument("--seed", type=int, default=0, help="of the model's first weights and the order of training")
-    parser.add_argument("--steps", type=int, default=1000, help="training steps")
+    parser.add_argument("--products", type=int, default=2600, help="products drawn (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="first weights, order of training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps (default: %(default)s)")
     parser.add_argument("--no-bars", action="store_true", help="print the scores without holding them to the bars")
     return parser.parse_args()
 

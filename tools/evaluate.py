@@ -1,4 +1,4 @@
-"""Score a model folder on held-out products (see phi3v_dist/evaluation/run.py)."""
+"""Score a model folder on held-out products: writes evaluation.json and predictions.jsonl."""
 
 import argparse
 import sys
@@ -22,10 +22,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("model_folder", type=Path, help="config.json, model.safetensors, tokenizer, processor")
     parser.add_argument("shards_folder", type=Path, help="index.parquet, manifest.json, {train,heldout}/*.tar")
     parser.add_argument("--split", choices=["heldout", "train"], default="heldout", help="default: heldout")
-    parser.add_argument("--output", type=Path, help="default: the folder that holds MODEL_FOLDER")
+    parser.add_argument("--output", type=Path, help="folder to write to (default: the one that holds model_folder)")
     parser.add_argument("--template", choices=["mission", "official"], default="mission", help="default: mission")
-    parser.add_argument("--max-new-tokens", type=_count, default=96, help="longest answer (tokens), default: 96")
-    parser.add_argument("--batch-products", type=_count, default=64, help="products answered at once, default: 64")
+    parser.add_argument("--max-new-tokens", type=_count, default=96, help="longest answer (tokens, default: 96)")
+    parser.add_argument("--batch-products", type=_count, default=64, help="products answered at once (default: 64)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     return parser.parse_args()
 

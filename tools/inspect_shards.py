@@ -18,7 +18,7 @@ def main() -> int:
         epilog="example:\n  python tools/inspect_shards.py runs/demo/shards --verify",
     )
     parser.add_argument("folder", help="folder that tools/make_shards.py wrote")
-    parser.add_argument("--verify", action="store_true", help="read every sample and compare all hashes")
+    parser.add_argument("--verify", action="store_true", help="compare all hashes; exit code 2 where one differs")
     arguments = parser.parse_args()
     if arguments.verify:
         damages = verify_shards(arguments.folder)

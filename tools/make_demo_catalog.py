@@ -12,7 +12,8 @@ def main() -> None:
     """Parse the command line, draw, name what was made."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="example: python tools/make_demo_catalog.py --products 2600 --seed 0 runs/demo/catalog",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/make_demo_catalog.py --products 2600 --seed 0 runs/demo/catalog",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the catalogue goes")
     parser.add_argument("--products", type=int, default=2600, help="rows of the table (default: %(default)s)")

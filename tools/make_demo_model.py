@@ -13,15 +13,17 @@ from phi3v_dist.files import write_json
 from phi3v_dist.model.demo import demo_config, demo_model, demo_preprocessor_config
 from phi3v_dist.model.folder import write_folder
 
-EXAMPLE = "example: python tools/make_demo_model.py --catalog runs/demo/catalog/products.csv runs/demo/base"
+EXAMPLE = "example:\n  python tools/make_demo_model.py --catalog runs/demo/catalog/products.csv runs/demo/base"
 
 
 def main() -> None:
     """Parse, call, print."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("--catalog", type=Path, required=True, help="product table whose words the tokenizer learns")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the weights")
-    parser.add_argument("folder", type=Path, help="new model folder")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--catalog", type=Path, required=True, help="demo catalogue whose words the tokenizer learns")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights (default: %(default)s)")
+    parser.add_argument("folder", type=Path, help="model folder to write; one that is there stays as it is")
     args = parser.parse_args()
     if (args.folder / "config.json").exists():
         say(f"{args.folder} is there already")
@@ -36,7 +38,9 @@ def main() -> None:
         tokenizer.save(f"{side_files}/tokenizer.json")
         tensors = ((name, tensor.bfloat16()) for name, tensor in model.state_dict().items())
         write_folder(args.folder, tensors, side_files, end_ids=(ids["<|endoftext|>"], ids["<|end|>"]))
-    say(f"{args.folder}: {sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer.get_vocab())} tokens")
+    say(
+        f"{args.folder}: {sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer.get_vocab())} tokens"
+    )
 
 
 def _texts(table: Path) -> list[str]:

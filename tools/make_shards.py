@@ -15,10 +15,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python tools/make_shards.py --config launch/recipes/demo_cpu.yaml shards.workers=2",
+        epilog="exit code 2: the input can't be used; 3: more rejects than catalog.max_reject_share allows\n\n"
+        "example:\n  python tools/make_shards.py --config launch/recipes/demo_cpu.yaml shards.workers=2",
     )
     parser.add_argument("--config", required=True, metavar="RECIPE", help="YAML recipe (sections catalog and shards)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="options that replace the recipe's")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="options laid over the recipe's")
     arguments = parser.parse_args()
     config = load_config(arguments.config, arguments.overrides).config
     summary = make_shards(config.catalog, config.shards)

@@ -1,4 +1,4 @@
-"""Write a run's page, report.html (see phi3v_dist/reports/run.py)."""
+"""Write a run's page, FOLDER/report.html: curves, scores, held-out pictures with truth and answer."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="holds train/, evaluation.json, predictions.jsonl, shards/")
+    parser.add_argument("folder", type=Path, help="holds train/; if there: evaluation.json, predictions.jsonl, shards/")
     options = parser.parse_args()
     from phi3v_dist.reports.run import write_run_report
 
