@@ -1,11 +1,61 @@
-"""Shared by all tests: folders on the path for test data modules, one thread per process, CPU."""
+"""Shared by all tests: one thread per process, CPU, test data modules on the path, and one small demo folder."""
 
 import os
+import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
-sys.path.append(str(Path(__file__).parent / "model"))
+
+TESTS = Path(__file__).parent
+REPOSITORY = TESTS.parent
+sys.path.extend(str(TESTS / room) for room in ("model", "tracking", "training"))
+
+
+@dataclass(frozen=True)
+class SmallDemo:
+    """240 drawn products as shards, and a tiny model's folder, made by the tools themselves."""
+
+    folder: Path
+
+    def recipe(self, run_folder: Path, *options: str) -> list[str]:
+        """Arguments of launch/train.py: the demo recipe on this folder, short and quick."""
+        return [
+            "--config",
+            "launch/recipes/demo_cpu.yaml",
+            f"catalog.table={self.folder}/catalog/products.csv",
+            f"shards.folder={self.folder}/shards",
+            f"model.folder={self.folder}/base",
+            f"run_folder={run_folder}",
+            "evaluation.generate_products=4",
+            "evaluation.max_new_tokens=8",
+            "tracking.console_every=1",
+            *options,
+        ]
+
+
+def run_tool(*words: object) -> subprocess.CompletedProcess:
+    """Run a command of the repository with this Python, from the repository's folder."""
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="session")
+def small_demo(tmp_path_factory) -> SmallDemo:
+    demo = SmallDemo(tmp_path_factory.mktemp("demo"))
+    recipe = demo.recipe(demo.folder / "unused")
+    table = demo.folder / "catalog/products.csv"
+    for words in (
+        ("tools/make_demo_catalog.py", "--products", 240, demo.folder / "catalog"),
+        ("tools/make_shards.py", *recipe, "shards.samples_per_shard=40", "catalog.max_reject_share=0.5"),
+        ("tools/make_demo_model.py", "--catalog", table, demo.folder / "base"),
+    ):
+        done = run_tool(*words)
+        assert done.returncode == 0, done.stderr
+    return demo

@@ -43,17 +43,18 @@ class Phi3VModel(torch.nn.Module):
         """(T, D): token embeddings, image tokens (negative ids) replaced by the pictures' vectors in their order."""
         hidden = self.embed_tokens(input_ids_T.clamp(min=0))
         if pixels_C3HW is None or len(grids) == 0:
-            return hidden + self._blank_picture().sum() * 0
+            return hidden + self._blank_picture(hidden).sum() * 0
         pictures = self.vision_embed_tokens(pixels_C3HW, grids)
         places = (input_ids_T < 0).nonzero()[:, 0]
         assert len(places) == len(pictures), f"{len(places)} image tokens, {len(pictures)} image vectors"
         return hidden.index_put((places,), pictures.to(hidden.dtype))
 
-    def _blank_picture(self) -> torch.Tensor:
-        clip = self.vision_embed_tokens.img_processor.vision_model
-        side, weight = clip.config.image_size, self.norm.weight
+    def _blank_picture(self, like: torch.Tensor) -> torch.Tensor:
+        # Type and device come from a tensor: under ZeRO-3 a mere look at another module's weight gathers it, and the
+        # ranks with pictures, which don't look, would not take part.
+        side = self.vision_embed_tokens.img_processor.vision_model.config.image_size
         # Leaf modules of DeepSpeed need an input that asks for a gradient.
-        pixels = torch.zeros(2, 3, side, side, dtype=weight.dtype, device=weight.device, requires_grad=True)
+        pixels = torch.zeros(2, 3, side, side, dtype=like.dtype, device=like.device, requires_grad=True)
         return self.vision_embed_tokens(pixels, [(1, 1)])
 
     def run_layers(

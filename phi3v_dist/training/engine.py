@@ -65,11 +65,10 @@ def build_model(config: RunConfig, backend: Backend, settings: dict[str, Any]) -
     """Build the model partitioned and empty, frozen where nothing trains."""
     import deepspeed
 
-    with (
-        initialization.no_init_weights(),
-        deepspeed.zero.Init(config_dict_or_path=settings, dtype=backend.dtype),
-    ):
+    # No dtype argument: on a CPU DeepSpeed 0.19 would take it for bf16 whatever it says; the settings hold it.
+    with initialization.no_init_weights(), deepspeed.zero.Init(config_dict_or_path=settings):
         model = Phi3VForCausalLM(read_config(config.model.folder))
+    assert {parameter.dtype for parameter in model.parameters()} == {backend.dtype}
     model.attention_kernel = backend.attention_kernel
     model.rope_mode = config.model.rope_mode
     model.model.recompute_layers = config.model.activation_checkpointing

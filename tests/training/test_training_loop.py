@@ -1,0 +1,145 @@
+"""Whole short runs by every launcher: a killed run against an undisturbed one, and what a run's folder holds.
+
+Few launches, each used for several facts: one costs about ten seconds.
+"""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY, run_tool
+from launching import run, run_like_srun, with_deepspeed, with_torchrun
+from safetensors.torch import load_file
+from wandb_file import history, read_records
+
+from phi3v_dist.checkpoints.choose import newest_checkpoint
+from phi3v_dist.model import Phi3VForCausalLM
+from phi3v_dist.training.rehearsal import train_through_a_kill
+
+STEPS = 30
+OPTIONS = (f"training.steps={STEPS}", "evaluation.every_steps=15", "checkpoints.every_steps=10")
+
+
+def losses(run_folder):
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line["gradient_norm"]) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_demo, tmp_path_factory):
+    """Thirty steps on two processes, started as srun starts them."""
+    folder = tmp_path_factory.mktemp("srun") / "train"
+    tasks = run_like_srun("launch/train.py", *small_demo.recipe(folder, *OPTIONS))
+    assert [task.returncode for task in tasks] == [0, 0], tasks[0].stdout
+    return SimpleNamespace(folder=folder, output=tasks[0].stdout, other_output=tasks[1].stdout)
+
+
+@pytest.fixture(scope="module")
+def killed(small_demo, tmp_path_factory):
+    """The same run under torchrun, both ranks killed after step 15, started again."""
+    folder = tmp_path_factory.mktemp("torchrun") / "train"
+    train_through_a_kill(with_torchrun(*small_demo.recipe(folder, *OPTIONS)), folder, kill_at=15)
+    return folder
+
+
+def test_killed_run_has_the_losses_of_an_undisturbed_one_bit_for_bit(undisturbed, killed):
+    assert [step for step, *_ in losses(killed)] == list(range(1, STEPS + 1))
+    assert losses(killed) == losses(undisturbed.folder)
+
+
+def test_steps_done_again_after_the_kill_repeat_their_losses(killed):
+    replayed = [json.loads(line) for line in (killed / "metrics.replayed.jsonl").read_text().splitlines()]
+    assert 11 <= replayed[0]["step"] and len(replayed) >= 5
+    final = dict((step, loss) for step, loss, _ in losses(killed))
+    assert all(line["loss"] == final[line["step"]] for line in replayed)
+
+
+def test_loss_falls(undisturbed):
+    curve = [loss for _, loss, _ in losses(undisturbed.folder)]
+    assert sum(curve[-5:]) / 5 < 0.6 * curve[0]
+
+
+def test_run_folder_is_as_the_design_draws_it(undisturbed):
+    names = {path.name for path in undisturbed.folder.iterdir()}
+    assert {"config.yaml", "base", "metrics.jsonl", "logs", "wandb", "checkpoints", "predictions", "FINISHED"} <= names
+    assert {path.name for path in (undisturbed.folder / "logs").iterdir()} == {"rank-0.log", "rank-1.log"}
+    assert {path.name for path in (undisturbed.folder / "predictions").iterdir()} == {"step-15.jsonl", "step-30.jsonl"}
+    assert {path.name for path in (undisturbed.folder / "checkpoints").iterdir()} == {"step-20", "step-30"}
+    assert yaml.safe_load((undisturbed.folder / "config.yaml").read_text())["training"]["steps"] == STEPS
+
+
+def test_only_rank_0_talks_and_makes_a_wandb_run(undisturbed):
+    assert f"step {STEPS} of {STEPS}" in undisturbed.output
+    assert "step" not in undisturbed.other_output
+    assert len(list((undisturbed.folder / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_wandb_run_file_holds_every_metric_and_the_table_of_pictures(undisturbed):
+    file = next((undisturbed.folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    steps = history(read_records(file))
+    assert {"loss", "learning_rate", "gradient_norm", "tokens_per_second"} <= set(steps[STEPS])
+    assert {"validation_loss", "price_error_mean", "price_error_median"} <= set(steps[STEPS])
+    logged = {step: values["loss"] for step, values in steps.items() if "loss" in values}
+    assert logged == {step: loss for step, loss, _ in losses(undisturbed.folder)}
+    tables = list(file.parent.glob("files/media/table/*.table.json"))
+    assert len(tables) == 2
+    told = json.loads(tables[0].read_text())
+    assert len(told["data"]) == 4 and any("image" in name.lower() or "picture" in name.lower() for name in told["columns"])
+
+
+def test_plain_python_on_one_process_sees_the_same_steps(small_demo, undisturbed, tmp_path):
+    done = run_tool("launch/train.py", *small_demo.recipe(tmp_path / "alone", *OPTIONS, "training.steps=30"),
+                    "evaluation.every_steps=0", "tracking.wandb=disabled")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, two = losses(tmp_path / "alone"), losses(undisturbed.folder)
+    # bf16 rounding differs with the number of ranks; the documents of each step must not
+    for (_, loss, _), (_, expected, _) in zip(one[:10], two[:10], strict=True):
+        assert loss == pytest.approx(expected, rel=0.02)
+    documents = [[json.loads(x)["tokens"] for x in open(f / "metrics.jsonl")] for f in (tmp_path / "alone", undisturbed.folder)]
+    assert documents[0] == documents[1]
+
+
+def test_finished_run_is_not_started_again(small_demo, undisturbed):
+    before = (undisturbed.folder / "metrics.jsonl").read_bytes()
+    done = run_tool("launch/train.py", *small_demo.recipe(undisturbed.folder, *OPTIONS))
+    assert done.returncode == 0 and "is finished already" in done.stdout
+    assert (undisturbed.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_deepspeed_launcher_trains_packs_of_8192_tokens(small_demo, tmp_path):
+    options = ("packing.pack_tokens=8192", "training.steps=2", "evaluation.every_steps=0", "tracking.wandb=disabled")
+    done = run(with_deepspeed(*small_demo.recipe(tmp_path / "train", *options)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    line = json.loads((tmp_path / "train/metrics.jsonl").read_text().splitlines()[0])
+    assert line["tokens"] > 4096
+
+
+def test_resume_with_another_seed_is_refused_with_the_difference(small_demo, undisturbed, tmp_path):
+    del tmp_path
+    (undisturbed.folder / "FINISHED").rename(undisturbed.folder / "was-finished")
+    try:
+        done = run_tool("launch/train.py", *small_demo.recipe(undisturbed.folder, *OPTIONS, "training.seed=1"))
+    finally:
+        (undisturbed.folder / "was-finished").rename(undisturbed.folder / "FINISHED")
+    assert done.returncode == 2
+    assert "training.seed: 0 → 1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_consolidated_folder_loads_and_equals_the_merge_by_deepspeed_itself(undisturbed, tmp_path):
+    done = run_tool("tools/consolidate.py", undisturbed.folder, tmp_path / "export")
+    assert done.returncode == 0, done.stderr
+    checkpoint = newest_checkpoint(undisturbed.folder).folder
+    merged = run(["python", str(checkpoint / "zero_to_fp32.py"), str(checkpoint), str(tmp_path / "fp32"), "-t", "engine",
+                  "--safe_serialization"])  # fmt: skip
+    assert merged.returncode == 0, merged.stderr
+    expected = load_file(tmp_path / "fp32/model.safetensors")
+    model = Phi3VForCausalLM.from_pretrained(tmp_path / "export")
+    state = model.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name].bfloat16()) for name in expected)
+    base = undisturbed.folder / "base"
+    assert (tmp_path / "export/tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    assert (tmp_path / "export/config.json").read_bytes() == (base / "config.json").read_bytes()
+    assert REPOSITORY.is_dir()
