@@ -5,7 +5,7 @@
     checkpoints/
       step-200/
         engine/…             what DeepSpeed writes: one optimizer and one model file per rank
-        COMPLETE.json        the marker, written last: step, ranks, bytes of every file, fingerprint of the data
+        COMPLETE.json        the marker, written last: step, ranks, bytes of every file, what was trained on
       .step-400.partial/     a save that was cut off: not a checkpoint
 
 Enters: a run folder. Leaves: complete checkpoints. A folder is a checkpoint if and only if ``read_marker`` says so.
@@ -24,12 +24,15 @@ ENGINE = "engine"  # DeepSpeed's tag
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: ``step`` steps are done in it. ``num_ranks`` wrote it; ``data``: fingerprint."""
+    """A complete checkpoint: ``step`` steps are done in it, ``num_ranks`` wrote it.
+
+    ``trained_on``: fingerprints of what the run reads, by the option that names it.
+    """
 
     folder: Path
     step: int
     num_ranks: int
-    data: str
+    trained_on: dict[str, str]
 
 
 def checkpoints_folder(run_folder: str | Path) -> Path:
@@ -43,7 +46,7 @@ def read_marker(folder: Path) -> Checkpoint | None:
         told: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in told["files"]}
         differing = [name for name, size in sizes.items() if size != told["files"][name]]
-        checkpoint = Checkpoint(folder, told["step"], told["num_ranks"], told["data"])
+        checkpoint = Checkpoint(folder, told["step"], told["num_ranks"], dict(told["trained_on"]))
     except FileNotFoundError as error:
         if (folder / MARKER).exists():
             log.warning("%s is no checkpoint: %s is missing", folder, error.filename)
@@ -59,7 +62,9 @@ def read_marker(folder: Path) -> Checkpoint | None:
 
 def complete_checkpoints(run_folder: str | Path) -> list[Checkpoint]:
     """All complete checkpoints of a run, oldest first."""
-    found = (read_marker(folder) for folder in checkpoints_folder(run_folder).glob("step-*"))
+    folders = checkpoints_folder(run_folder).glob("step-*")
+    # not a user's own copy such as step-200-before-the-change, which must not be deleted as an old one
+    found = (read_marker(folder) for folder in folders if folder.name.removeprefix("step-").isdecimal())
     return sorted((c for c in found if c is not None), key=lambda c: c.step)
 
 

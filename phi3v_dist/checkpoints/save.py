@@ -26,8 +26,10 @@ class Saved:
     written_bytes: int
 
 
-def save_checkpoint(engine: Any, run_folder: str | Path, *, step: int, data: str, keep_last: int) -> Saved:
-    """Save on every rank; return when the checkpoint is durable. ``data``: fingerprint of what is trained on."""
+def save_checkpoint(
+    engine: Any, run_folder: str | Path, *, step: int, trained_on: dict[str, str], keep_last: int
+) -> Saved:
+    """Save on every rank; return when the checkpoint is durable. ``trained_on``: see ``Checkpoint``."""
     started = time.monotonic()
     folder = checkpoints_folder(run_folder) / f"step-{step}"
     partial = folder.with_name(f".{folder.name}.partial")
@@ -39,7 +41,7 @@ def save_checkpoint(engine: Any, run_folder: str | Path, *, step: int, data: str
     engine.save_checkpoint(str(partial), tag=ENGINE, save_latest=False)
     dist.barrier()
     if rank == 0:
-        _finish(partial, folder, {"step": step, "num_ranks": num_ranks, "data": data})
+        _finish(partial, folder, {"step": step, "num_ranks": num_ranks, "trained_on": trained_on})
         for old in complete_checkpoints(run_folder)[:-keep_last]:
             shutil.rmtree(old.folder)
     dist.barrier()

@@ -11,6 +11,7 @@ Enters: a folder, or tensors and the folder they were trained from. Leaves: tens
 Nothing is re-saved through transformers, which would change tokenizer and config (facts: phi3v.md, section 10).
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator
@@ -86,6 +87,20 @@ def _names_in_index(path: Path) -> list[str]:
         raise ModelFolderError(
             f"index of weight files can't be read: {error!r}", where=str(path), mend="Copy the file again."
         ) from None
+
+
+def fingerprint(folder: str | Path) -> str:
+    """SHA-256 (hexadecimal) that tells model folders apart: every side file's content, names and sizes of the weights.
+
+    Hashing 8 GB of weights at each start would cost more than it tells.
+    """
+    hashed = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        if path.name.endswith(".safetensors"):
+            hashed.update(f"{path.name} {path.stat().st_size}".encode())
+        elif path.suffix == ".json":
+            hashed.update(path.name.encode() + path.read_bytes())
+    return hashed.hexdigest()
 
 
 def iterate_weights(folder: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -167,7 +182,7 @@ def write_folder(
 
 def _copy_side_files(source: Path, target: Path) -> None:
     for path in sorted(source.iterdir()):
-        if path.is_file() and not path.name.startswith(".") and not path.name.endswith((".safetensors", _INDEX)):
+        if path.is_file() and not path.name.startswith(".") and not path.name.endswith((".safetensors", ".bin", _INDEX)):
             shutil.copyfile(path, target / path.name)
 
 

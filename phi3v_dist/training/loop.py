@@ -115,7 +115,7 @@ def _save(run: Run, step: int) -> None:
         run.engine,
         run.config.run_folder,
         step=step,
-        data=run.materials.index.index_hash,
+        trained_on=run.materials.trained_on,
         keep_last=run.config.checkpoints.keep_last,
     )
     _say(run.who, f"saved {saved.folder} ({saved.written_bytes / 1e6:.1f} MB, {saved.seconds:.1f} s)")
@@ -125,8 +125,7 @@ def _prepare(loaded: LoadedConfig, backend: Backend, who: ClusterInfo) -> Run:
     """Check everything that a user can have got wrong, on all ranks together, then build the parts."""
     config = loaded.config
     materials, checkpoint = together(lambda: _check(loaded, who))
-    if who.is_rank_0:
-        open_run_folder(loaded)
+    together(lambda: open_run_folder(loaded) if who.is_rank_0 else None)
     together(lambda: _log_to_file(config, who))
     _announce(config, backend, who, materials, checkpoint)
     engine = together(lambda: build_engine(config, backend, who))
@@ -157,7 +156,7 @@ def _prepare(loaded: LoadedConfig, backend: Backend, who: ClusterInfo) -> Run:
 
 def _check(loaded: LoadedConfig, who: ClusterInfo) -> tuple[Materials, Checkpoint | None]:
     materials = gather_materials(loaded.config)
-    return materials, find_checkpoint(loaded, materials.index.index_hash, who.num_ranks)
+    return materials, find_checkpoint(loaded, materials.trained_on, who.num_ranks)
 
 
 def _start_tracking(config: RunConfig, materials: Materials, first_step: int, who: ClusterInfo) -> Tracker:

@@ -12,7 +12,7 @@ from phi3v_dist.documents.lengths import document_lengths
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.errors import ModelFolderError, ShardError
 from phi3v_dist.model.configuration import Phi3VConfig
-from phi3v_dist.model.folder import read_config, weight_files
+from phi3v_dist.model.folder import fingerprint, read_config, weight_files
 from phi3v_dist.packing.plan import Plan, shards_of
 from phi3v_dist.shards.index import ShardIndex, load_index
 
@@ -26,6 +26,7 @@ class Materials:
     plan: Plan
     heldout: Plan | None
     total_steps: int
+    trained_on: dict[str, str]  # fingerprints, see checkpoints.choose.Checkpoint
 
 
 def gather_materials(config: RunConfig) -> Materials:
@@ -47,7 +48,8 @@ def gather_materials(config: RunConfig) -> Materials:
         # One step of the held-out plan is one validation: always the same packs, whatever the seed of the run.
         packing = config.packing.model_copy(update={"packs_per_step": config.evaluation.loss_packs})
         heldout = Plan(lengths.tokens, lengths.supervised, shards_of(index, "heldout"), packing, seed=0)
-    return Materials(index, processor, plan, heldout, _total_steps(config, plan))
+    trained_on = {"shards.folder": index.index_hash, "model.folder": fingerprint(config.model.folder)}
+    return Materials(index, processor, plan, heldout, _total_steps(config, plan), trained_on)
 
 
 def _check_fit(model: Phi3VConfig, processor: DocumentProcessor, folder: str) -> None:

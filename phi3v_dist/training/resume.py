@@ -17,8 +17,6 @@ from phi3v_dist.files import write_json, write_text
 FINISHED = "FINISHED"
 CONFIG = "config.yaml"
 _MEANING = (
-    "shards.folder",
-    "model.folder",
     "model.rope_mode",
     "model.train_vision",
     "documents",
@@ -43,7 +41,7 @@ def mark_finished(run_folder: Path, step: int) -> None:
     write_json(run_folder / FINISHED, {"step": step})
 
 
-def find_checkpoint(loaded: LoadedConfig, data: str, num_ranks: int) -> Checkpoint | None:
+def find_checkpoint(loaded: LoadedConfig, trained_on: dict[str, str], num_ranks: int) -> Checkpoint | None:
     """Return the checkpoint to go on from, or None. Raises ``CheckpointError`` when it belongs to another run."""
     run_folder = Path(loaded.config.run_folder)
     checkpoint = newest_checkpoint(run_folder)
@@ -57,13 +55,13 @@ def find_checkpoint(loaded: LoadedConfig, data: str, num_ranks: int) -> Checkpoi
             where=str(run_folder),
             mend="Give the old values, or another run_folder for a new run.",
         )
-    if checkpoint.data != data:
-        raise CheckpointError(
-            "the shards are not the ones this run was trained on",
-            where=loaded.config.shards.folder,
-            value=data[:12],
-            mend=f"Put back the shards of index {checkpoint.data[:12]}, or give another run_folder for a new run.",
-        )
+    for option, before in checkpoint.trained_on.items():
+        if trained_on[option] != before:
+            raise CheckpointError(
+                f"its content is not what this run was trained on: {before[:12]} → {trained_on[option][:12]} (SHA-256)",
+                where=option,
+                mend="Put the old content back, or give another run_folder for a new run.",
+            )
     if checkpoint.num_ranks != num_ranks:
         raise CheckpointError(
             f"the checkpoint was written by {checkpoint.num_ranks} ranks",
@@ -78,8 +76,11 @@ def open_run_folder(loaded: LoadedConfig) -> None:
     """Make the run folder: the effective configuration, and the link to the model folder that training begins from."""
     run_folder = Path(loaded.config.run_folder)
     run_folder.mkdir(parents=True, exist_ok=True)
+    _link_base(run_folder / "base", Path(loaded.config.model.folder).absolute())
     write_text(run_folder / CONFIG, describe_config(loaded))
-    base, target = run_folder / "base", Path(loaded.config.model.folder).absolute()
+
+
+def _link_base(base: Path, target: Path) -> None:
     if base.exists() and base.samefile(target):
         return  # also where model.folder names this very link, or lies here itself
     if base.exists() and not base.is_symlink():

@@ -14,7 +14,7 @@ def write_checkpoint(run_folder: Path, step: int, name: str | None = None) -> Pa
     (folder / "engine").mkdir(parents=True)
     (folder / "engine" / "rank_0.pt").write_bytes(b"0" * 10)
     (folder / "engine" / "rank_1.pt").write_bytes(b"1" * 20)
-    told = {"step": step, "num_ranks": 2, "data": "abc", "files": {"engine/rank_0.pt": 10, "engine/rank_1.pt": 20}}
+    told = {"step": step, "num_ranks": 2, "trained_on": {}, "files": {"engine/rank_0.pt": 10, "engine/rank_1.pt": 20}}
     (folder / "COMPLETE.json").write_text(json.dumps(told))
     return folder
 
@@ -23,7 +23,7 @@ def test_a_whole_folder_is_a_checkpoint_and_tells_what_its_marker_says(tmp_path:
     folder = write_checkpoint(tmp_path, 200)
     checkpoint = newest_checkpoint(tmp_path)
     assert checkpoint is not None
-    assert (checkpoint.folder, checkpoint.step, checkpoint.num_ranks, checkpoint.data) == (folder, 200, 2, "abc")
+    assert (checkpoint.folder, checkpoint.step, checkpoint.num_ranks, checkpoint.trained_on) == (folder, 200, 2, {})
 
 
 def test_without_a_marker_it_is_none_and_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -58,8 +58,8 @@ def test_a_file_of_another_size_is_named(tmp_path: Path, caplog: pytest.LogCaptu
         b"[]",
         b"7",
         b"{}",
-        b'{"step": 1, "num_ranks": 1, "data": "a", "files": 3}',
-        b'{"step": 1, "num_ranks": 1, "data": "a", "files": ["engine/rank_0.pt"]}',
+        b'{"step": 1, "num_ranks": 1, "trained_on": {}, "files": 3}',
+        b'{"step": 1, "num_ranks": 1, "trained_on": {}, "files": ["engine/rank_0.pt"]}',
         b'{"step": 1, "num_ranks": 1, "files": {}}',
     ],
 )

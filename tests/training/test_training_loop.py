@@ -4,12 +4,13 @@ Few launches, each used for several facts: one costs about ten seconds.
 """
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, run_tool
+from conftest import run_tool
 from launching import run, run_like_srun, with_deepspeed, with_torchrun
 from safetensors.torch import load_file
 from wandb_file import history, read_records
@@ -131,7 +132,7 @@ def test_consolidated_folder_loads_and_equals_the_merge_by_deepspeed_itself(undi
     done = run_tool("tools/consolidate.py", undisturbed.folder, tmp_path / "export")
     assert done.returncode == 0, done.stderr
     checkpoint = newest_checkpoint(undisturbed.folder).folder
-    merged = run(["python", str(checkpoint / "zero_to_fp32.py"), str(checkpoint), str(tmp_path / "fp32"), "-t", "engine",
+    merged = run([sys.executable, str(checkpoint / "zero_to_fp32.py"), str(checkpoint), str(tmp_path / "fp32"), "-t", "engine",
                   "--safe_serialization"])  # fmt: skip
     assert merged.returncode == 0, merged.stderr
     expected = load_file(tmp_path / "fp32/model.safetensors")
@@ -142,4 +143,3 @@ def test_consolidated_folder_loads_and_equals_the_merge_by_deepspeed_itself(undi
     base = undisturbed.folder / "base"
     assert (tmp_path / "export/tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     assert (tmp_path / "export/config.json").read_bytes() == (base / "config.json").read_bytes()
-    assert REPOSITORY.is_dir()

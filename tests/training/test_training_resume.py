@@ -9,7 +9,8 @@ from phi3v_dist.config.loading import LoadedConfig, load_config
 from phi3v_dist.errors import CheckpointError
 from phi3v_dist.training.resume import find_checkpoint, is_finished, mark_finished, open_run_folder
 
-DATA = "a" * 64
+SHARDS, MODEL = "a" * 64, "c" * 64
+DATA = {"shards.folder": SHARDS, "model.folder": MODEL}
 
 
 @pytest.fixture
@@ -31,11 +32,11 @@ def run(folder: Path) -> Path:
     open_run_folder(loaded(folder))
     checkpoint = folder / "run" / "checkpoints" / "step-40"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "COMPLETE.json").write_text(json.dumps({"step": 40, "num_ranks": 2, "data": DATA, "files": {}}))
+    (checkpoint / "COMPLETE.json").write_text(json.dumps({"step": 40, "num_ranks": 2, "trained_on": DATA, "files": {}}))
     return folder
 
 
-def refusal(folder: Path, *overrides: str, data: str = DATA, num_ranks: int = 2) -> str:
+def refusal(folder: Path, *overrides: str, data: dict[str, str] = DATA, num_ranks: int = 2) -> str:
     with pytest.raises(CheckpointError) as caught:
         find_checkpoint(loaded(folder, *overrides), data, num_ranks)
     assert "\n" not in str(caught.value)
@@ -95,9 +96,16 @@ def test_how_a_run_works_may_change(run: Path, override: str) -> None:
     assert find_checkpoint(loaded(run, override), DATA, 2) is not None
 
 
-def test_other_shards_are_refused_and_both_named(run: Path) -> None:
-    told = refusal(run, data="b" * 64)
-    assert "b" * 12 in told and "a" * 12 in told
+@pytest.mark.parametrize("option", ["shards.folder", "model.folder"])
+def test_other_content_is_refused_and_both_fingerprints_named(run: Path, option: str) -> None:
+    told = refusal(run, data=DATA | {option: "b" * 64})
+    assert told.startswith(option)
+    assert f"{DATA[option][:12]} → {'b' * 12}" in told
+
+
+@pytest.mark.parametrize("option", ["shards.folder", "model.folder"])
+def test_equal_content_may_lie_in_another_folder(run: Path, option: str) -> None:
+    assert find_checkpoint(loaded(run, f"{option}=/elsewhere"), DATA, 2) is not None
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
@@ -109,7 +117,7 @@ def test_another_number_of_ranks_is_refused_and_the_right_one_named(run: Path, r
 
 def test_a_checkpoint_without_its_marker_is_no_resume_and_asks_nothing(run: Path) -> None:
     (run / "run" / "checkpoints" / "step-40" / "COMPLETE.json").unlink()
-    assert find_checkpoint(loaded(run, "training.seed=4"), "other", 7) is None
+    assert find_checkpoint(loaded(run, "training.seed=4"), DATA, 7) is None
 
 
 def test_run_folder_holds_the_effective_options_and_a_link_to_the_model(folder: Path) -> None:
