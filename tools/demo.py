@@ -63,7 +63,7 @@ def _parse() -> argparse.Namespace:
 def stage(name: str, *command: object) -> None:
     """Run one command; stop the demo where it fails."""
     say(f"--- {name}: {' '.join(map(str, command))}")
-    code = subprocess.run([sys.executable, *map(str, command)]).returncode
+    code = subprocess.run([sys.executable, *map(str, command)], check=False).returncode
     if code:
         mend = "Mend what its own line above names and start again."
         raise RunError("the stage failed", where=name, value=code, mend=mend)

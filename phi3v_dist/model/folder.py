@@ -182,7 +182,11 @@ def write_folder(
 
 def _copy_side_files(source: Path, target: Path) -> None:
     for path in sorted(source.iterdir()):
-        if path.is_file() and not path.name.startswith(".") and not path.name.endswith((".safetensors", ".bin", _INDEX)):
+        if (
+            path.is_file()
+            and not path.name.startswith(".")
+            and not path.name.endswith((".safetensors", ".bin", _INDEX))
+        ):
             shutil.copyfile(path, target / path.name)
 
 

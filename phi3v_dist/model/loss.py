@@ -31,9 +31,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     """Σ −log softmax(hidden · weightᵀ)[target]; backward computes each chunk's logits again."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden_MD: torch.Tensor, weight_VD: torch.Tensor, targets_M: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(ctx: Any, hidden_MD: torch.Tensor, weight_VD: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(hidden_MD, weight_VD, targets_M)
         total = torch.zeros((), dtype=torch.float32, device=hidden_MD.device)
         for hidden, targets in _chunks(hidden_MD, targets_M):

@@ -27,7 +27,7 @@ def train_through_a_kill(command: Sequence[str], run_folder: Path, kill_at: int)
     if not is_finished(run_folder) and not (run_folder / REPLAYED_FILE).exists():
         say(f"all ranks will be killed after step {kill_at}, on purpose")
         _kill_at(command, run_folder, kill_at)
-    code = subprocess.run(command).returncode
+    code = subprocess.run(command, check=False).returncode
     if code:
         raise RunError("training ended with an error, its own line stands above", where=" ".join(command), value=code,
                        mend="Mend what it names and start again: it goes on at its last checkpoint.")  # fmt: skip

@@ -57,8 +57,7 @@ def take_step(
     damaged: list[tuple[int, str]] = []
     for number, batch in enumerate(batches):
         engine.set_gradient_accumulation_boundary(number == last)
-        batch = batch.to(engine.device)
-        loss = forward(engine, batch, engine.module.lm_head.weight.dtype)
+        loss = forward(engine, batch.to(engine.device), engine.module.lm_head.weight.dtype)
         engine.backward(loss * (num_ranks / max(plan.weight, 1)), scale_wrt_gas=False)
         engine.step()
         sums += _sums_of(batch, loss.detach())

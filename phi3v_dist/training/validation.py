@@ -65,8 +65,8 @@ class Validation:
         sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
         for _, batches in self.loader.steps(0, 1):
             for batch in batches:
-                batch = batch.to(engine.device)
-                sums[0] += forward(engine, batch, engine.module.lm_head.weight.dtype).double()
+                loss = forward(engine, batch.to(engine.device), engine.module.lm_head.weight.dtype)
+                sums[0] += loss.double()
                 sums[1] += len(batch.targets)
         loss, supervised = sum_over_ranks(sums).tolist()
         return {"validation_loss": loss / max(supervised, 1)}

@@ -23,9 +23,12 @@ STEPS = 30
 OPTIONS = (f"training.steps={STEPS}", "evaluation.every_steps=15", "checkpoints.every_steps=10")
 
 
+def lines_of(run_folder, name="metrics.jsonl"):
+    return [json.loads(line) for line in (run_folder / name).read_text().splitlines()]
+
+
 def losses(run_folder):
-    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"], line["gradient_norm"]) for line in lines]
+    return [(line["step"], line["loss"], line["gradient_norm"]) for line in lines_of(run_folder)]
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +54,9 @@ def test_killed_run_has_the_losses_of_an_undisturbed_one_bit_for_bit(undisturbed
 
 
 def test_steps_done_again_after_the_kill_repeat_their_losses(killed):
-    replayed = [json.loads(line) for line in (killed / "metrics.replayed.jsonl").read_text().splitlines()]
-    assert 11 <= replayed[0]["step"] and len(replayed) >= 5
-    final = dict((step, loss) for step, loss, _ in losses(killed))
+    replayed = lines_of(killed, "metrics.replayed.jsonl")
+    assert replayed[0]["step"] == 11 and len(replayed) >= 5
+    final = {step: loss for step, loss, _ in losses(killed)}
     assert all(line["loss"] == final[line["step"]] for line in replayed)
 
 
@@ -87,19 +90,20 @@ def test_wandb_run_file_holds_every_metric_and_the_table_of_pictures(undisturbed
     tables = list(file.parent.glob("files/media/table/*.table.json"))
     assert len(tables) == 2
     told = json.loads(tables[0].read_text())
-    assert len(told["data"]) == 4 and any("image" in name.lower() or "picture" in name.lower() for name in told["columns"])
+    assert len(told["data"]) == 4
+    assert any("image" in name.lower() or "picture" in name.lower() for name in told["columns"])
 
 
 def test_plain_python_on_one_process_sees_the_same_steps(small_demo, undisturbed, tmp_path):
-    done = run_tool("launch/train.py", *small_demo.recipe(tmp_path / "alone", *OPTIONS, "training.steps=30"),
-                    "evaluation.every_steps=0", "tracking.wandb=disabled")  # fmt: skip
+    quiet = ("evaluation.every_steps=0", "tracking.wandb=disabled")
+    done = run_tool("launch/train.py", *small_demo.recipe(tmp_path / "alone", *OPTIONS, *quiet))
     assert done.returncode == 0, done.stderr
-    one, two = losses(tmp_path / "alone"), losses(undisturbed.folder)
-    # bf16 rounding differs with the number of ranks; the documents of each step must not
-    for (_, loss, _), (_, expected, _) in zip(one[:10], two[:10], strict=True):
-        assert loss == pytest.approx(expected, rel=0.02)
-    documents = [[json.loads(x)["tokens"] for x in open(f / "metrics.jsonl")] for f in (tmp_path / "alone", undisturbed.folder)]
-    assert documents[0] == documents[1]
+    one, two = lines_of(tmp_path / "alone"), lines_of(undisturbed.folder)
+    for alone, expected in zip(one, two, strict=True):
+        counted = ("step", "tokens", "supervised_tokens", "documents", "packs")
+        assert [alone[name] for name in counted] == [expected[name] for name in counted]
+    # bf16 rounding differs with the number of ranks
+    assert [line["loss"] for line in one[:10]] == pytest.approx([line["loss"] for line in two[:10]], rel=0.02)
 
 
 def test_finished_run_is_not_started_again(small_demo, undisturbed):
@@ -132,8 +136,8 @@ def test_consolidated_folder_loads_and_equals_the_merge_by_deepspeed_itself(undi
     done = run_tool("tools/consolidate.py", undisturbed.folder, tmp_path / "export")
     assert done.returncode == 0, done.stderr
     checkpoint = newest_checkpoint(undisturbed.folder).folder
-    merged = run([sys.executable, str(checkpoint / "zero_to_fp32.py"), str(checkpoint), str(tmp_path / "fp32"), "-t", "engine",
-                  "--safe_serialization"])  # fmt: skip
+    script = [sys.executable, str(checkpoint / "zero_to_fp32.py"), "--safe_serialization", "-t", "engine"]
+    merged = run([*script, str(checkpoint), str(tmp_path / "fp32")])
     assert merged.returncode == 0, merged.stderr
     expected = load_file(tmp_path / "fp32/model.safetensors")
     model = Phi3VForCausalLM.from_pretrained(tmp_path / "export")

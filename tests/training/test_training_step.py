@@ -61,7 +61,9 @@ def test_answers_under_zero_3_equal_those_of_one_process(deepspeed, small_demo):
 
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_two_ranks_have_the_gradients_of_plain_pytorch(deepspeed, plain, step):
-    names = [key for key in plain if key.startswith(f"{step}.") and key not in (f"{step}.loss", f"{step}.gradient_norm")]
+    names = [
+        key for key in plain if key.startswith(f"{step}.") and key not in (f"{step}.loss", f"{step}.gradient_norm")
+    ]
     assert len(names) > 60
     for name in names:
         # keys' biases shift all scores of a query alike: their gradient is rounding noise around zero
