@@ -9,7 +9,7 @@ from pathlib import Path
 from phi3v_dist.cluster.who import ClusterInfo, who_am_i
 from phi3v_dist.config.loading import describe_config, list_recipes, load_config
 from phi3v_dist.console import run_command, say
-from phi3v_dist.errors import ConfigError
+from phi3v_dist.errors import ConfigError, UserError
 
 EXAMPLE = "example:\n  deepspeed --num_gpus 2 launch/train.py --config launch/recipes/demo_cpu.yaml training.steps=100"
 SECONDS_FOR_RANK_0_TO_SPEAK = 20.0
@@ -38,10 +38,23 @@ def main(who: ClusterInfo) -> None:
     train(loaded, who)
 
 
-if __name__ == "__main__":
-    this = who_am_i()
-    code = run_command(lambda: main(this), speaks=lambda error: this.is_rank_0 or not error.on_every_rank)
-    sys.stdout.flush()
-    if code and not this.is_rank_0:
+def start() -> int:
+    """Run ``main`` as the rank that the launcher made this process; the exit code."""
+    who = who_am_i()
+    silent = False
+
+    def speaks(error: UserError) -> bool:
+        nonlocal silent
+        silent = error.on_every_rank and not who.is_rank_0
+        return not silent
+
+    code = run_command(lambda: main(who), speaks=speaks)
+    if silent:
         time.sleep(SECONDS_FOR_RANK_0_TO_SPEAK)  # the launcher ends all ranks when the first ends
+    return code
+
+
+if __name__ == "__main__":
+    code = run_command(start)
+    sys.stdout.flush()
     os._exit(code) if code else sys.exit(0)  # after an error other ranks may be gone: a tidy farewell could hang
