@@ -4,7 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from phi3v_dist.checkpoints.consolidate import consolidate
 from phi3v_dist.console import run_command, say
 
 EXAMPLE = "example:\n  python tools/consolidate.py runs/demo/train runs/demo/export"
@@ -18,6 +17,8 @@ def main() -> None:
     parser.add_argument("run_folder", type=Path, help="run folder of launch/train.py: checkpoints/ and base are read")
     parser.add_argument("target", type=Path, help="model folder to write; must not exist yet")
     args = parser.parse_args()
+    from phi3v_dist.checkpoints.consolidate import consolidate  # after --help: it imports torch
+
     export = consolidate(args.run_folder, args.target)
     say(f"{export.folder}: {export.parameters:,} parameters from {export.checkpoint.folder}")
 

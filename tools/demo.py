@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from phi3v_dist.cluster.process_group import free_port
 from phi3v_dist.console import run_command, say
 from phi3v_dist.errors import RunError
 from phi3v_dist.evaluation.bars import judge
@@ -13,11 +12,15 @@ from phi3v_dist.training.rehearsal import train_through_a_kill
 
 EXAMPLE = "example:\n  python tools/demo.py runs/demo"
 RECIPE = "launch/recipes/demo_cpu.yaml"
+FEWEST_STEPS = 10
 
 
 def main() -> None:
     """Run the stages of a demo folder and check what they made."""
     args = _parse()
+    if args.steps < FEWEST_STEPS:
+        mend = f"Give {FEWEST_STEPS} or more."
+        raise RunError("too few to be killed between two checkpoints", where="--steps", value=args.steps, mend=mend)
     folder, catalog = args.folder, args.folder / "catalog"
     save_every = max(2, args.steps // 5)
     options = {
@@ -35,6 +38,8 @@ def main() -> None:
     stage("2 of 7, shards", "tools/make_shards.py", *recipe)
     seed = ["--seed", args.seed, "--catalog", catalog / "products.csv"]
     stage("3 of 7, a tiny model", "tools/make_demo_model.py", *seed, folder / "base")
+    from phi3v_dist.cluster.process_group import free_port  # after --help: it imports torch
+
     say("--- 4 of 7, training on 2 processes")
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", free_port()]
     command = [str(word) for word in (*launcher, "launch/train.py", *recipe)]

@@ -1,17 +1,14 @@
 """Write a tiny Phi-3-Vision with random weights and its own tokenizer, in the official layout."""
 
 import argparse
-import csv
 import sys
 import tempfile
 from pathlib import Path
 
+from phi3v_dist.catalog.tables import read_table
+from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.console import run_command, say
-from phi3v_dist.documents.demo_tokenizer import build_demo_tokenizer
-from phi3v_dist.errors import CatalogError
 from phi3v_dist.files import write_json
-from phi3v_dist.model.demo import demo_config, demo_model, demo_preprocessor_config
-from phi3v_dist.model.folder import write_folder
 
 EXAMPLE = "example:\n  python tools/make_demo_model.py --catalog runs/demo/catalog/products.csv runs/demo/base"
 
@@ -28,7 +25,12 @@ def main() -> None:
     if (args.folder / "config.json").exists():
         say(f"{args.folder} is there already")
         return
-    tokenizer = build_demo_tokenizer(_texts(args.catalog))
+    texts = _texts(args.catalog)
+    from phi3v_dist.documents.demo_tokenizer import build_demo_tokenizer  # after --help: these import torch
+    from phi3v_dist.model.demo import demo_config, demo_model, demo_preprocessor_config
+    from phi3v_dist.model.folder import write_folder
+
+    tokenizer = build_demo_tokenizer(texts)
     ids = {token: tokenizer.token_to_id(token) for token in ("<s>", "<|endoftext|>", "<|end|>")}
     config = demo_config(tokenizer.get_vocab_size(), ids)
     model = demo_model(config, args.seed)
@@ -44,13 +46,8 @@ def main() -> None:
 
 
 def _texts(table: Path) -> list[str]:
-    try:
-        with open(table, encoding="utf-8", newline="") as handle:
-            rows = list(csv.DictReader(handle))
-    except OSError as error:
-        mend = "Make it with tools/make_demo_catalog.py."
-        raise CatalogError(f"can't be read: {error.strerror}", where=str(table), mend=mend) from None
-    return [f"Product: {row['title']}, Category: {row['category3_code']}, Full Price:" for row in rows]
+    rows = read_table(CatalogOptions(table=str(table)))
+    return [f"Product: {row.title}, Category: {row.category}, Full Price:" for row in rows]
 
 
 if __name__ == "__main__":
