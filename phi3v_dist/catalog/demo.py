@@ -136,8 +136,10 @@ def draw_product(seed: int, number: int) -> tuple[Look, int, Image.Image]:
 def make_demo_catalog(folder: Path, products: int, seed: int, workers: int = 2) -> bool:
     """Draw the catalogue into ``folder``. Returns False if it was already there with the same parameters.
 
-    Raises ``CatalogError`` if the folder holds a product table that isn't ours.
+    Raises ``CatalogError`` if the folder can't be made or holds a product table that isn't ours.
     """
+    if products < 1:
+        raise CatalogError("at least one product is drawn", where="--products", value=products, mend="Give more.")
     table, note = folder / "products.csv", folder / "demo_catalog.json"
     drawing = [sha256_of(Path(source)) for source in (__file__, demo_shapes.__file__)]
     parameters = {"products": products, "seed": seed, "drawing": drawing}
@@ -147,7 +149,11 @@ def make_demo_catalog(folder: Path, products: int, seed: int, workers: int = 2) 
         if json.loads(note.read_text(encoding="utf-8")) == parameters:
             return False
         table.unlink()
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"the catalogue's folder can't be made: {error.strerror}"
+        raise CatalogError(what, where=str(folder), mend="Name another folder.") from None
     rows = list(_draw_all(folder, products, seed, workers))
     write_json(note, parameters)
     _write_table(table, rows)

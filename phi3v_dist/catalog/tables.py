@@ -43,8 +43,11 @@ def read_table(options: CatalogOptions) -> list[RawRow]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:
             return list(_rows(handle, options))
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise CatalogError("no such product table", where=str(path), mend=_tables_nearby(path)) from None
+    except OSError as error:
+        mend = "Set catalog.table to a file that you may read."
+        raise CatalogError(f"can't be read: {error.strerror}", where=str(path), mend=mend) from None
     except UnicodeDecodeError as error:
         found = error.object[error.start : error.start + 8]
         mend = "Save the table as UTF-8."

@@ -113,7 +113,7 @@ def list_recipes(folder: str | Path = RECIPES) -> list[tuple[Path, str]]:
 def _read_recipe(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         raw, lines = parse_mapping(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         names = ", ".join(str(recipe) for recipe, _ in list_recipes())
         mend = f"There is: {names}." if names else f"There are none in {RECIPES}; start in the checkout's folder."
         raise ConfigError("no such recipe", where=str(path), mend=mend) from None
@@ -122,6 +122,8 @@ def _read_recipe(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         where = str(path) if mark is None else f"{path} line {mark.line + 1}"
         what = f"isn't YAML: {getattr(error, 'problem', None) or error}"
         raise ConfigError(what, where=where, mend="Mend the line or the one above.") from None
+    except OSError as error:
+        raise ConfigError(f"can't be read: {error.strerror}", where=str(path), mend="Name a recipe.") from None
     except UnicodeDecodeError as error:
         raise ConfigError("isn't UTF-8 text", where=str(path), value=error.reason, mend="Name a recipe.") from None
     except ValueError as error:

@@ -28,7 +28,11 @@ def staging_folder(final: Path) -> Iterator[Path]:
     """
     _refuse_files(final)
     staging = final.with_name(f".{final.name}.partial")
-    staging.mkdir(parents=True, exist_ok=True)
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"the shard folder can't be made: {error.strerror}"
+        raise ShardError(what, where=str(final), mend="Set shards.folder to a place that you may write to.") from None
     with open(staging / _LOCK_NAME, "w", encoding="utf-8") as lock:
         _take(lock, staging)
         _clear(staging)

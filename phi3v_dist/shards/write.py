@@ -77,6 +77,8 @@ def make_shards(catalog: CatalogOptions, shards: ShardOptions) -> ShardSummary:
     if (folder / MANIFEST_NAME).exists():
         return _standing(folder, described)
     rows = read_table(catalog)
+    if not rows:
+        raise CatalogError("no row below its header", where=catalog.table, mend="Export the table again.")
     products, rejects = check_rows(rows, catalog)
     assert len(products) + len(rejects) == len(rows), "a row was lost between table and checks"
     with staging_folder(folder) as staging, worker_pool(shards.workers) as workers:

@@ -11,7 +11,7 @@ from typing import Any
 
 from phi3v_dist.checkpoints.choose import ENGINE, Checkpoint, newest_checkpoint
 from phi3v_dist.config.loading import LoadedConfig, describe_config, difference, load_config
-from phi3v_dist.errors import CheckpointError
+from phi3v_dist.errors import CheckpointError, RunError
 from phi3v_dist.files import write_json, write_text
 
 FINISHED = "FINISHED"
@@ -47,6 +47,12 @@ def find_checkpoint(loaded: LoadedConfig, trained_on: dict[str, str], num_ranks:
     checkpoint = newest_checkpoint(run_folder)
     if checkpoint is None:
         return None
+    if not (run_folder / CONFIG).is_file():
+        raise CheckpointError(
+            "the options of this run's first steps are gone, so a changed one would go unseen",
+            where=str(run_folder / CONFIG),
+            mend="Put the file back, or give another run_folder for a new run.",
+        )
     changed = difference(load_config(run_folder / CONFIG).config, loaded.config, _MEANING)
     if changed:
         told = "; ".join(f"{key}: {old!r} → {new!r}" for key, old, new in changed)
@@ -75,7 +81,11 @@ def find_checkpoint(loaded: LoadedConfig, trained_on: dict[str, str], num_ranks:
 def open_run_folder(loaded: LoadedConfig) -> None:
     """Make the run folder: the effective configuration, and the link to the model folder that training begins from."""
     run_folder = Path(loaded.config.run_folder)
-    run_folder.mkdir(parents=True, exist_ok=True)
+    try:
+        run_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"the run folder can't be made: {error.strerror}"
+        raise RunError(what, where=str(run_folder), mend="Set run_folder to a place that you may write to.") from None
     _link_base(run_folder / "base", Path(loaded.config.model.folder).absolute())
     write_text(run_folder / CONFIG, describe_config(loaded))
 
