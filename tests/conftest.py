@@ -1,7 +1,6 @@
 """Shared by all tests: one thread per process, CPU, test data modules on the path, and one small demo folder."""
 
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 
 TESTS = Path(__file__).parent
-REPOSITORY = TESTS.parent
-sys.path.extend(str(TESTS / room) for room in ("model", "tracking", "training"))
+sys.path.extend(str(folder) for folder in (TESTS, TESTS / "model", TESTS / "tracking", TESTS / "training"))
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,10 @@ class SmallDemo:
         ]
 
 
-def run_tool(*words: object) -> subprocess.CompletedProcess:
-    """Run a command of the repository with this Python, from the repository's folder."""
-    command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
-
-
 @pytest.fixture(scope="session")
 def small_demo(tmp_path_factory) -> SmallDemo:
+    from launching import run_tool
+
     demo = SmallDemo(tmp_path_factory.mktemp("demo"))
     recipe = demo.recipe(demo.folder / "unused")
     table = demo.folder / "catalog/products.csv"

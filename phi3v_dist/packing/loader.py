@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -88,30 +87,35 @@ class PackLoader:
             for micro_step in range(micro_steps(len(step.packs), self.ranks)):
                 yield pack_of(step, micro_step, self.rank, self.ranks)
 
-    def _batches(self, made: "Iterator[Batch | _Failure]", count: int) -> Iterator[Batch]:
+    def _batches(self, made: Iterator[Batch | UserError], count: int) -> Iterator[Batch]:
         for _ in range(count):
             started = time.monotonic()
             with self._failures_named():
                 batch = next(made)
+                if isinstance(batch, UserError):
+                    raise batch
             self.wait_seconds += time.monotonic() - started
-            if isinstance(batch, _Failure):
-                raise batch.error()
             yield batch
 
     @contextmanager
     def _failures_named(self) -> Iterator[None]:
-        """Turn the DataLoader's word on a dead process into a line that a user can act on."""
+        """Turn the DataLoader's word on a dead process into a line that a user can act on; this rank alone knows it."""
         try:
             yield
+        except UserError as error:
+            error.on_every_rank = False
+            raise
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise RunError(
+            dead = RunError(
                 f"a loader process died: {error}",
                 where=f"data rank {self.rank}",
                 mend="Look for its reason in the log and in dmesg (memory?); fewer packing.workers or a smaller "
                 "packing.prefetch_packs need less memory, packing.workers=0 loads without processes",
-            ) from error
+            )
+            dead.on_every_rank = False
+            raise dead from error
 
 
 def _iterate(loader: DataLoader) -> Iterator:
@@ -146,20 +150,6 @@ class _Upcoming(Sampler):
         return self.packs
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """A UserError on its way from a loader process (exceptions with keyword arguments don't cross that border)."""
-
-    kind: type[UserError]
-    what: str
-    where: str
-    mend: str
-    value: object
-
-    def error(self) -> UserError:
-        return self.kind(self.what, where=self.where, mend=self.mend, value=self.value)
-
-
 class _PackDataset(Dataset):
     """Pack (sample numbers, or None for a blank one) → batch."""
 
@@ -168,13 +158,13 @@ class _PackDataset(Dataset):
         self._reader = reader
         self._processor = processor
 
-    def __getitem__(self, pack: Numbers | None) -> Batch | _Failure:
+    def __getitem__(self, pack: Numbers | None) -> Batch | UserError:
         try:
             if pack is None:
                 return blank_batch(self._processor)
             return collate([self._document(int(sample)) for sample in pack])
         except UserError as error:
-            return _Failure(type(error), error.what, error.where, error.mend, error.value)
+            return error  # raised where a user sees it; from a loader process only a traceback would arrive
 
     def _document(self, number: int) -> Document:
         """The sample's document, or a blank one of the planned length where the sample is damaged."""

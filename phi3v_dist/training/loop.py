@@ -18,7 +18,6 @@ from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import LoadedConfig
 from phi3v_dist.config.options import RunConfig
 from phi3v_dist.console import log, say
-from phi3v_dist.errors import UserError
 from phi3v_dist.packing.loader import PackLoader
 from phi3v_dist.packing.plan import StepPlan
 from phi3v_dist.shards.read import ShardReader
@@ -60,9 +59,6 @@ def train(loaded: LoadedConfig, who: ClusterInfo) -> None:
         run = _prepare(loaded, backend, who)
         try:
             _take_steps(run)
-        except UserError as error:
-            error.on_every_rank = False
-            raise
         finally:
             run.tracker.close()
         if who.is_rank_0:
@@ -126,7 +122,7 @@ def _prepare(loaded: LoadedConfig, backend: Backend, who: ClusterInfo) -> Run:
     config = loaded.config
     materials, checkpoint = together(lambda: _check(loaded, who))
     together(lambda: open_run_folder(loaded) if who.is_rank_0 else None)
-    together(lambda: _log_to_file(config, who))
+    together(lambda: _open_log(config, who))
     _announce(config, backend, who, materials, checkpoint)
     engine = together(lambda: build_engine(config, backend, who))
     if checkpoint is not None:
@@ -170,13 +166,15 @@ def _start_tracking(config: RunConfig, materials: Materials, first_step: int, wh
     )
 
 
-def _log_to_file(config: RunConfig, who: ClusterInfo) -> None:
-    """Each rank's log lines go to ``logs/rank-N.log``."""
+def _open_log(config: RunConfig, who: ClusterInfo) -> None:
+    """Each rank's log lines go to ``logs/rank-N.log``, warnings also to standard error."""
     folder = Path(config.run_folder) / "logs"
     folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / f"rank-{who.rank}.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
+    file, screen = logging.FileHandler(folder / f"rank-{who.rank}.log"), logging.StreamHandler()
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    screen.setFormatter(logging.Formatter(f"%(levelname)s rank {who.rank}: %(message)s"))
+    screen.setLevel(logging.WARNING)
+    log.handlers = [file, screen]
     log.setLevel(logging.INFO)
 
 

@@ -10,8 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from conftest import run_tool
-from launching import run, run_like_srun, with_deepspeed, with_torchrun
+from launching import run, run_like_srun, run_tool, with_deepspeed, with_torchrun
 from safetensors.torch import load_file
 from wandb_file import history, read_records
 

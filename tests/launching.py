@@ -1,15 +1,20 @@
-"""Starts launch/train.py the ways users start it."""
+"""Starts commands the ways users start them."""
 
 import os
 import subprocess
 import sys
-
-from conftest import REPOSITORY
+from pathlib import Path
 
 from phi3v_dist.cluster.process_group import free_port
 
+REPOSITORY = Path(__file__).parents[1]
 DEEPSPEED = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
+
+
+def run_tool(*words: object) -> subprocess.CompletedProcess:
+    """Run a script of the repository with this Python, from the repository's folder."""
+    return run([sys.executable, *map(str, words)])
 
 
 def with_deepspeed(*arguments: str) -> list[str]:
