@@ -47,6 +47,12 @@ def demo_config(vocab_size: int, special_ids: dict[str, int]) -> dict[str, Any]:
         "bos_token_id": special_ids["<s>"],
         "eos_token_id": special_ids["<|endoftext|>"],
         "pad_token_id": special_ids["<|endoftext|>"],
+        **_picture_parts(),
+    }
+
+
+def _picture_parts() -> dict[str, Any]:
+    return {
         "embd_layer": {
             "embedding_cls": "image",
             "hd_transform_order": "sub_glb",
