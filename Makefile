@@ -5,6 +5,7 @@ PYTHON ?= python3.11
 TORCH ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
+PIP := .venv/bin/pip install --disable-pip-version-check --progress-bar off
 INSTALLED := .venv/installed
 CPU := DS_ACCELERATOR=cpu HF_HUB_OFFLINE=1
 
@@ -22,8 +23,10 @@ $(INSTALLED): constraints.txt setup.cfg Makefile
 	@$(PYTHON) -c 'import pathlib, sysconfig, sys; sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists())' || { echo "ERROR Python.h is missing, DeepSpeed compiles a module with it. Install it: apt-get install python3-dev"; exit 2; }
 	@echo "--- installing into .venv (about 1.2 GB, a minute or two)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check "$(TORCH)" || $(BIN)/pip install -q --index-url $(TORCH_INDEX) "$(TORCH)"
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) "$(TORCH)" || $(PIP) --index-url $(TORCH_INDEX) "$(TORCH)"
+	$(PIP) -c constraints.txt -e '.[dev]'
+	@echo "--- compiling DeepSpeed's CPU communication, once (half a minute)"
+	$(CPU) $(BIN)/python -c 'from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder as op; op().load(verbose=False)'
 	@touch $(INSTALLED)
 
 demo: $(INSTALLED) ## the main job end to end on CPU, in runs/demo (about 7 minutes)

@@ -91,7 +91,9 @@ def test_pack_of_documents_equals_each_document_alone(model, values):
     assert loss.item() == pytest.approx(alone, rel=1e-6)
     for key, parameter in model.named_parameters():
         if key in expected:
-            bound = max(1e-5 * float(expected[key].abs().max()), 1e-7)
+            # keys' biases shift all scores of a query alike: their gradient is rounding noise around zero
+            noise = key.endswith("k_proj.bias")
+            bound = 1e-6 if noise else 1e-5 * float(expected[key].abs().max())
             torch.testing.assert_close(parameter.grad, expected[key], atol=bound, rtol=0, msg=key)
 
 
