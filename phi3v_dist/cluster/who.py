@@ -92,7 +92,7 @@ def _checked(
         raise HardwareError(
             "several ranks need an address and a port to meet at",
             where=missing[0],
-            mend="Export MASTER_ADDR (first node's name) and MASTER_PORT before srun, as slurm/common.sh does.",
+            mend="Export MASTER_ADDR (first node's name) and MASTER_PORT before srun, see README, Slurm.",
         )
     address = env.get("MASTER_ADDR", "127.0.0.1")
     return ClusterInfo(rank, num_ranks, rank_of_node, ranks_per_node, launcher, address, _number(env, "MASTER_PORT", 0))

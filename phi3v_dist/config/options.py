@@ -5,10 +5,9 @@ bottom as the manual of recipes. Here stand only the checks that one option can 
 checked in ``loading.check_rooms``.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from typing_extensions import Annotated
 
 
 def _refuse_boolean(value: object) -> object:
@@ -73,7 +72,7 @@ class ModelOptions(Options):
         "per_document", description="LongRoPE factors: by each document's length, or always one list."
     )
     train_vision: bool = Field(True, description="Train the vision tower and the projector too.")
-    activation_checkpointing: bool = Field(True, description="Recompute each layer in backward: less memory, slower.")
+    activation_checkpointing: bool = Field(True, description="Recompute layers and crops in backward: less memory.")
 
 
 class DocumentOptions(Options):

@@ -147,6 +147,11 @@ class Phi3VForCausalLM(PreTrainedModel):
             return self.lm_head(hidden[:1], input_ids.new_zeros(1)) * 0
         return self.lm_head(hidden[supervised], targets)
 
+    def recompute_activations(self, recompute: bool) -> None:
+        """Keep only the input of each decoder layer and of each few crops, and compute the rest again in backward."""
+        self.model.recompute_layers = recompute
+        self.model.vision_embed_tokens.img_processor.recompute = recompute
+
     def freeze(self, *, train_vision: bool) -> None:
         """Stop gradients of what is never trained, and of vision tower and projector unless ``train_vision``."""
         vision = self.model.vision_embed_tokens

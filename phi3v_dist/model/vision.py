@@ -15,10 +15,13 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPVisionModel
 
 from phi3v_dist.model.configuration import Phi3VConfig
 
+# One unit of recomputation: 1.9 MB a crop are kept, 6.8 GB stand at the peak (facts: perf.md, section 4).
+_CROPS_RECOMPUTED_TOGETHER = 16
 _FEATURE_LAYER = -2  # official default of img_processor.layer_idx: the last layer never takes part
 
 
@@ -28,9 +31,16 @@ class VisionTower(torch.nn.Module):
     def __init__(self, config: Phi3VConfig) -> None:
         super().__init__()
         self.vision_model = CLIPVisionModel(config.vision())
+        self.recompute = False
 
     def forward(self, pixels_C3HW: torch.Tensor) -> torch.Tensor:
         """(C, S·S, V): features of the last but one layer, without the class token and post_layernorm."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self._features(pixels_C3HW)
+        chunks = pixels_C3HW.split(_CROPS_RECOMPUTED_TOGETHER)
+        return torch.cat([checkpoint(self._features, chunk, use_reentrant=False) for chunk in chunks])
+
+    def _features(self, pixels_C3HW: torch.Tensor) -> torch.Tensor:
         clip = self.vision_model
         hidden = clip.pre_layrnorm(clip.embeddings(pixels_C3HW))
         for layer in clip.encoder.layers[: len(clip.encoder.layers) + _FEATURE_LAYER + 1]:

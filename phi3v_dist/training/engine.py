@@ -71,7 +71,7 @@ def build_model(config: RunConfig, backend: Backend, settings: dict[str, Any]) -
     assert {parameter.dtype for parameter in model.parameters()} == {backend.dtype}
     model.attention_kernel = backend.attention_kernel
     model.rope_mode = config.model.rope_mode
-    model.model.recompute_layers = config.model.activation_checkpointing
+    model.recompute_activations(config.model.activation_checkpointing)
     model.freeze(train_vision=config.model.train_vision)
     return model
 

@@ -52,7 +52,8 @@ class Run:
 def train(loaded: LoadedConfig, who: ClusterInfo) -> None:
     """Train from where the run folder stands to the last step. Raises UserError on every rank, or names its rank."""
     if is_finished(Path(loaded.config.run_folder)):
-        _say(who, f"{loaded.config.run_folder} is finished already; give another run_folder for a new run")
+        mend = "Give another run_folder for a new run; to lengthen this one, delete FINISHED in it"
+        _say(who, f"{loaded.config.run_folder} is finished already. {mend}")
         return
     backend = choose_backend(loaded.config, who)
     with process_group(who, backend.process_group, _GROUP_TIMEOUT_MINUTES):

@@ -1,8 +1,8 @@
 """One rank of the gradient test: answers, then three steps of the real engine in float32, written to a file.
 
 Arguments: model folder, shard folder, output file. The packs are made by ``packs_of_steps``, which the test uses too.
-No parameter stays gathered between uses (persistence threshold 0), as in the real model, where a difference in what
-ranks gather shows at once.
+As for the real model, no parameter stays gathered between uses (persistence threshold 0), where a difference in what
+ranks gather shows at once, and activations are computed again in backward.
 """
 
 import json
@@ -29,7 +29,7 @@ LEARNING_RATE = 1e-3
 def configuration(model_folder, deepspeed_config="ds_configs/zero3.json"):
     training = {"precision": "fp32", "device": "cpu", "learning_rate": LEARNING_RATE, "gradient_clipping": 0.5}
     training["deepspeed_config"] = str(deepspeed_config)
-    model = {"folder": str(model_folder), "activation_checkpointing": False}
+    model = {"folder": str(model_folder), "activation_checkpointing": True}
     return RunConfig.model_validate({"training": training, "model": model})
 
 
