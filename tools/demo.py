@@ -60,7 +60,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="where everything is written")
     parser.add_argument("--products", type=int, default=2600, help="products drawn (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="first weights, order of training (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=1000, help="training steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1300, help="training steps (default: %(default)s)")
     parser.add_argument("--no-bars", action="store_true", help="print the scores without holding them to the bars")
     return parser.parse_args()
 
