@@ -65,8 +65,11 @@ class ModelOptions(Options):
     """model/: the folder that training begins from, and how it is run."""
 
     folder: str = Field("base", description="Model folder in the official layout: config.json, *.safetensors, …")
-    attention: Literal["auto", "flash_attn", "varlen", "sdpa"] = Field(
+    attention: Literal["auto", "flash_attn_3", "flash_attn_4", "flash_attn", "varlen", "sdpa"] = Field(
         "auto", description="Attention kernel of the language model; auto takes the fastest that runs here."
+    )
+    loss: Literal["auto", "liger", "chunked"] = Field(
+        "auto", description="Kernel of lm_head with its loss; auto takes the fastest that runs here."
     )
     rope_mode: Literal["per_document", "short", "long"] = Field(
         "per_document", description="LongRoPE factors: by each document's length, or always one list."

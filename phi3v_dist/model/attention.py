@@ -9,14 +9,16 @@ Shapes: T tokens of the pack, N heads, H head width. transformers hands (1, N, T
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
-from phi3v_dist.errors import HardwareError
 from phi3v_dist.model.configuration import HANDED_IN_ATTENTION
+from phi3v_dist.model.kernels import choose, trial
 
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Borders", float], torch.Tensor]
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -71,35 +73,41 @@ def varlen(
     return varlen_attn(q_TNH, k_TNH, v_TNH, cu, cu, longest, longest, scale=scale, window_size=(-1, 0))
 
 
-def flash_attn(
-    q_TNH: torch.Tensor, k_TNH: torch.Tensor, v_TNH: torch.Tensor, borders: Borders, scale: float
-) -> torch.Tensor:
-    """The flash-attn package (CUDA, bf16 or fp16)."""
-    from flash_attn import flash_attn_varlen_func
+def flash(module: str) -> Kernel:
+    """Return the kernel of one of the flash-attention packages (CUDA, bf16 or fp16).
 
-    cu, longest = borders.cu_seqlens, max(borders.lengths)
-    return flash_attn_varlen_func(q_TNH, k_TNH, v_TNH, cu, cu, longest, longest, softmax_scale=scale, causal=True)
+    They are called directly: PyTorch's ``activate_flash_attention_impl`` would put them behind ``varlen_attn``, but
+    behind the vision tower's attention too. All three take these keywords; their order differs.
+    """
+
+    def kernel(
+        q_TNH: torch.Tensor, k_TNH: torch.Tensor, v_TNH: torch.Tensor, borders: Borders, scale: float
+    ) -> torch.Tensor:
+        cu, longest = borders.cu_seqlens, max(borders.lengths)
+        output = import_module(module).flash_attn_varlen_func(
+            q_TNH,
+            k_TNH,
+            v_TNH,
+            cu_seqlens_q=cu,
+            cu_seqlens_k=cu,
+            max_seqlen_q=longest,
+            max_seqlen_k=longest,
+            softmax_scale=scale,
+            causal=True,
+        )
+        # FA4 and early FA3 also hand back the logarithms of the softmax sums.
+        return output[0] if isinstance(output, tuple) else output
+
+    return kernel
 
 
-KERNELS: dict[str, Kernel] = {"flash_attn": flash_attn, "varlen": varlen, "sdpa": sdpa_per_document}
-
-
-def _why_not(name: str, device_type: str, dtype: torch.dtype) -> str | None:
-    """Return why a kernel can't run here, or None."""
-    if name == "sdpa":
-        return None
-    if device_type != "cuda":
-        return f"needs a CUDA device, this is {device_type}"
-    if dtype not in (torch.bfloat16, torch.float16):
-        return f"needs bf16 or fp16, this is {dtype}"
-    try:
-        if name == "flash_attn":
-            import flash_attn  # noqa: F401
-        else:
-            from torch.nn.attention.varlen import varlen_attn  # noqa: F401
-    except ImportError as error:
-        return str(error)
-    return None
+KERNELS: dict[str, Kernel] = {
+    "flash_attn_3": flash("flash_attn_interface"),  # Hopper
+    "flash_attn_4": flash("flash_attn.cute"),  # Hopper and Blackwell
+    "flash_attn": flash("flash_attn"),
+    "varlen": varlen,
+    "sdpa": sdpa_per_document,
+}
 
 
 def choose_kernel(name: str, device_type: str, dtype: torch.dtype) -> tuple[str, str]:
@@ -107,19 +115,27 @@ def choose_kernel(name: str, device_type: str, dtype: torch.dtype) -> tuple[str,
 
     Raises ``HardwareError`` when the kernel asked for can't run here.
     """
-    refusals = {kernel: _why_not(kernel, device_type, dtype) for kernel in KERNELS}
-    if name == "auto":
-        chosen = next(kernel for kernel, refusal in refusals.items() if refusal is None)
-        others = "; ".join(f"{kernel}: {refusal}" for kernel, refusal in refusals.items() if refusal)
-        return chosen, f"first that runs here ({others})" if others else "first choice, and it runs here"
-    if refusals[name] is not None:
-        raise HardwareError(
-            f"the attention kernel can't run here: {refusals[name]}",
-            where="model.attention",
-            value=name,
-            mend="Set model.attention=auto.",
-        )
-    return name, "asked for by model.attention"
+    candidates = {kernel: partial(_why_not, kernel, device_type, dtype) for kernel in KERNELS}
+    return choose("model.attention", name, candidates)
+
+
+def _why_not(name: str, device_type: str, dtype: torch.dtype) -> str | None:
+    if name == "sdpa":
+        return None
+    if device_type != "cuda":
+        return f"needs a CUDA device, this is {device_type}"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"needs bf16 or fp16, this is {dtype}"
+    return trial(*(partial(_few_tokens, kernel, device_type, dtype) for kernel in (KERNELS[name], sdpa_per_document)))
+
+
+def _few_tokens(kernel: Kernel, device: str, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Output and gradients of two short documents with Phi-3-Vision's head size, laid in memory as its layers do."""
+    numbers = torch.linspace(0, 200, 3 * 2 * 24 * 96).sin().reshape(3, 2, 24, 96)
+    inputs = tuple(x.to(device, dtype).transpose(0, 1).requires_grad_() for x in numbers)
+    borders = Borders(torch.tensor([0, 19, 24], dtype=torch.int32, device=device), (19, 5))
+    output = kernel(*inputs, borders, 96**-0.5)
+    return output.detach(), *torch.autograd.grad((output * inputs[0].detach()).sum(), inputs)
 
 
 def attend_in_pack(kernel: str, borders: Borders) -> Attend:

@@ -1,4 +1,4 @@
-"""The one place that knows CPU from GPU: device, process group backend, attention kernel, optimizer kernel.
+"""The one place that knows CPU from GPU: device, process group backend, kernels of attention, loss and optimizer.
 
 Enters: the options and what this machine has. Leaves: one ``Backend``; everything after it is the same code.
 """
@@ -15,6 +15,7 @@ from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.options import RunConfig, TrainingOptions
 from phi3v_dist.errors import HardwareError
 from phi3v_dist.model.attention import choose_kernel
+from phi3v_dist.model.loss import choose_loss
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Backend:
     process_group: str
     dtype: torch.dtype
     attention_kernel: str
+    loss_kernel: str
     reason: str
 
     def optimizer(self, groups: Iterable[dict[str, Any]], options: TrainingOptions) -> torch.optim.Optimizer:
@@ -51,9 +53,12 @@ def choose_backend(config: RunConfig, who: ClusterInfo) -> Backend:
     device = torch.device("cuda", who.rank_of_node) if use_gpu else torch.device("cpu")
     _settle_libraries(device)
     dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
-    kernel, why = choose_kernel(config.model.attention, device.type, dtype)
-    reason = f"{device.type}, {'nccl' if use_gpu else 'gloo'}, {config.training.precision}, attention {kernel} ({why})"
-    return Backend(device, "nccl" if use_gpu else "gloo", dtype, kernel, reason)
+    group = "nccl" if use_gpu else "gloo"
+    attention, why = choose_kernel(config.model.attention, device.type, dtype)
+    loss, why_loss = choose_loss(config.model.loss, device.type, dtype)
+    where = f"{device.type}, {group}, {config.training.precision}"
+    reason = f"{where}, attention {attention} ({why}), loss {loss} ({why_loss})"
+    return Backend(device, group, dtype, attention, loss, reason)
 
 
 def _too_few(gpus: int, wanted: str, who: ClusterInfo) -> HardwareError:

@@ -70,6 +70,7 @@ def build_model(config: RunConfig, backend: Backend, settings: dict[str, Any]) -
         model = Phi3VForCausalLM(read_config(config.model.folder))
     assert {parameter.dtype for parameter in model.parameters()} == {backend.dtype}
     model.attention_kernel = backend.attention_kernel
+    model.lm_head.loss_kernel = backend.loss_kernel
     model.rope_mode = config.model.rope_mode
     model.recompute_activations(config.model.activation_checkpointing)
     model.freeze(train_vision=config.model.train_vision)

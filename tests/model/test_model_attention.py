@@ -1,6 +1,11 @@
 """Attention inside documents against one softmax over the whole pack with a block-diagonal mask, in float64."""
 
+import inspect
+import itertools
 import math
+import sys
+import types
+from functools import partial
 
 import pytest
 import torch
@@ -10,8 +15,16 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from phi3v_dist.errors import HardwareError
 from phi3v_dist.model import attention
-from phi3v_dist.model.attention import KERNELS, Borders, attend_in_pack, choose_kernel, sdpa_per_document
+from phi3v_dist.model.attention import (
+    KERNELS,
+    Borders,
+    _few_tokens,
+    attend_in_pack,
+    choose_kernel,
+    sdpa_per_document,
+)
 from phi3v_dist.model.configuration import HANDED_IN_ATTENTION
+from phi3v_dist.model.kernels import trial
 
 SCALE = 0.37
 
@@ -109,7 +122,7 @@ def test_auto_in_fp32_on_cuda_is_sdpa_since_flash_kernels_are_half_precision() -
     assert "needs bf16 or fp16, this is torch.float32" in reason
 
 
-@pytest.mark.parametrize("name", ["varlen", "flash_attn"])
+@pytest.mark.parametrize("name", ["flash_attn_3", "flash_attn_4", "flash_attn", "varlen"])
 def test_a_kernel_that_cannot_run_here_is_refused(name: str) -> None:
     with pytest.raises(
         HardwareError, match=r"^model\.attention: .*needs a CUDA device.*model\.attention=auto"
@@ -129,17 +142,107 @@ def test_the_option_offers_exactly_the_kernels_there_are() -> None:
     assert set(allowed) == {"auto", *KERNELS}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="flash kernels need a CUDA device")
-@pytest.mark.parametrize("name", ["varlen", "flash_attn"])
-def test_flash_kernels_equal_the_plain_softmax(name: str) -> None:
-    try:
-        choose_kernel(name, "cuda", torch.bfloat16)
-    except HardwareError as error:
-        pytest.skip(str(error))
-    lengths = [37, 1, 200, 64]
-    inputs = [x.to("cuda", torch.bfloat16) for x in random_qkv(sum(lengths), heads=4, width=96)]
-    borders = borders_of(lengths)
-    borders = Borders(borders.cu_seqlens.cuda(), borders.lengths)
-    found = KERNELS[name](*inputs, borders, SCALE)
-    expected = plain(*(x.cpu().double() for x in inputs), lengths, SCALE)
-    torch.testing.assert_close(found.cpu().double(), expected, atol=2e-2, rtol=2e-2)
+def flash_attn_3_function(  # hopper/flash_attn_interface.py: the parameters up to the ones we name
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
+    seqused_q=None, seqused_k=None, softmax_scale=None, causal=False,
+):  # fmt: skip
+    return checked(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale, causal)
+
+
+def flash_attn_4_function(  # flash_attn/cute/interface.py of flash-attn-4 4.0.0b36
+    q, k, v, qv=None, cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None, max_seqlen_k=None, min_seqlen_k=None,
+    seqused_q=None, seqused_k=None, gather_kv_indices=None, page_table=None, softmax_scale=None, causal=False,
+):  # fmt: skip
+    assert qv is None
+    out = checked(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale, causal)
+    return out, "logarithms of the softmax sums"
+
+
+def flash_attn_2_function(  # flash_attn/flash_attn_interface.py of flash-attn 2.8
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, causal=False,
+):  # fmt: skip
+    assert dropout_p == 0
+    return checked(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale, causal)
+
+
+def checked(q, k, v, cu_q, cu_k, longest_q, longest_k, scale, causal):
+    assert causal and cu_q is cu_k and cu_q.dtype == torch.int32
+    lengths = cu_q.diff().tolist()
+    assert longest_q == longest_k == max(lengths)
+    return plain(q, k, v, lengths, scale)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "function"),
+    [
+        ("flash_attn_3", "flash_attn_interface", flash_attn_3_function),
+        ("flash_attn_4", "flash_attn.cute", flash_attn_4_function),
+        ("flash_attn", "flash_attn", flash_attn_2_function),
+    ],
+)
+def test_each_flash_package_is_called_as_it_declares(monkeypatch, name: str, module: str, function) -> None:
+    for part in {module, module.partition(".")[0]}:
+        monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
+    sys.modules[module].flash_attn_varlen_func = function
+    inputs = random_qkv(9)
+    torch.testing.assert_close(KERNELS[name](*inputs, borders_of([4, 5]), SCALE), plain(*inputs, [4, 5], SCALE))
+
+
+def test_varlen_is_called_as_pytorch_declares(monkeypatch) -> None:
+    from torch.nn.attention import varlen
+
+    def stand_in(*args, **kwargs):
+        call = signature.bind(*args, **kwargs).arguments
+        assert call["window_size"] == (-1, 0)  # causal
+        return checked(
+            *(call[name] for name in ("query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k", "scale")), True
+        )
+
+    signature = inspect.signature(varlen.varlen_attn)
+    monkeypatch.setattr(varlen, "varlen_attn", stand_in)
+    inputs = random_qkv(9)
+    found = KERNELS["varlen"](*inputs, borders_of([4, 5]), SCALE)
+    torch.testing.assert_close(found, plain(*inputs, [4, 5], SCALE))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_trial_accepts_the_plain_softmax_and_refuses_one_that_sees_all(dtype: torch.dtype) -> None:
+    def all_see_all(q, k, v, borders, scale):
+        weights = (torch.einsum("tnh,snh->nts", q, k) * scale).softmax(-1)
+        return torch.einsum("nts,snh->tnh", weights, v)
+
+    def outcome(kernel):
+        return trial(*(partial(_few_tokens, one, "cpu", dtype) for one in (kernel, sdpa_per_document)))
+
+    assert outcome(lambda q, k, v, borders, scale: plain(q, k, v, list(borders.lengths), scale)) is None
+    assert "off by" in outcome(all_see_all)
+    assert "off by" in outcome(lambda q, k, v, borders, scale: sdpa_per_document(q, k, v, borders, 1.3 * scale))
+    assert "ModuleNotFoundError" in outcome(KERNELS["flash_attn_3"])
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations((*KERNELS, "plain softmax"), 2)))
+def test_kernels_agree_in_pairs_at_the_models_head_size(one: str, other: str) -> None:
+    """bf16, head size 96, several documents: outputs and gradients, each within bf16's rounding of the largest."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    lengths = [37, 1, 200, 64, 513]
+    results = [outputs_and_gradients(name, lengths, device) for name in (one, other)]
+    for found, expected in zip(*results, strict=True):
+        bound = 2e-2 * float(expected.abs().max())
+        torch.testing.assert_close(found.double().cpu(), expected.double().cpu(), atol=bound, rtol=0)
+
+
+def outputs_and_gradients(name: str, lengths: list[int], device: str) -> tuple[torch.Tensor, ...]:
+    inputs = [x.bfloat16() for x in random_qkv(sum(lengths), heads=4, width=96)]
+    if name == "plain softmax":
+        inputs = [x.double().requires_grad_() for x in inputs]
+        output = plain(*inputs, lengths, 96**-0.5)
+    else:
+        try:
+            choose_kernel(name, device, torch.bfloat16)
+        except HardwareError as error:
+            pytest.skip(str(error))
+        inputs = [x.to(device).requires_grad_() for x in inputs]
+        borders = borders_of(lengths)
+        output = KERNELS[name](*inputs, Borders(borders.cu_seqlens.to(device), borders.lengths), 96**-0.5)
+    weights = torch.linspace(0, 500, output.numel()).cos().reshape(output.shape).to(output)
+    return output.detach(), *torch.autograd.grad((output * weights).sum(), inputs)
