@@ -3,12 +3,14 @@
 Enters: a picture, or only its width and height. Leaves: ``crop_grid`` and ``image_tokens`` (integers, so that lengths
 are known without decoding), ``hd_transform`` (uint8 crops, made on the CPU), ``finish_crops`` (global views added and
 normalised, made where the model runs). The work is cut there because uint8 crops are a quarter of the bytes that
-loader processes have to hand over, and the bicubic global view is quick on the device.
+loader processes have to hand over, and finishing is quick on the device.
 
 Shape letters: I pictures, C crops of all pictures, S side of a square crop in pixels, h × w grid of a picture's crops.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
 from typing import overload
 
 import numpy as np
@@ -16,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP, in the order red, green, blue
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -26,6 +27,7 @@ OFFICIAL_CROP_SIZE = 336  # pixels
 
 _WHITE = (255, 255, 255)
 _PICTURES_AT_ONCE = 32  # bounds the memory of the bicubic views, not their result
+_VALUES_AT_ONCE = 2**20  # of crops that are looked up: fits a CPU's cache
 
 Grid = tuple[int, int]
 Integers = NDArray[np.int64]
@@ -118,63 +120,89 @@ def white_crops(grid: Grid, crop_size: int) -> NDArray[np.uint8]:
 
 
 @torch.no_grad()
-def finish_crops(crops: Tensor, grids: list[Grid] | tuple[Grid, ...], dtype: torch.dtype) -> Tensor:
+def finish_crops(crops: Tensor, grids: Sequence[Grid], dtype: torch.dtype) -> Tensor:
     """Return (I + C, 3, S, S) ``dtype``: per picture its global view, then its crops, normalised, on ``crops``' device.
 
-    ``crops``: (C, 3, S, S) uint8 of all pictures; ``grids``: (h, w) of each picture. The global view is the bicubic
-    reduction (no antialias) of the whole normalised padded picture, in float32. Pictures of one grid share one call.
+    ``crops``: (C, 3, S, S) uint8 of all pictures; ``grids``: (h, w) of each picture. A crop's values are looked up in
+    a table: bit for bit the official ones on any device. The global view is the official bicubic reduction of the
+    whole padded picture, taken before it is normalised, where the sums are exact (see ``_reduced``).
     """
-    normalised = _normalise(crops)
-    finished = normalised.new_empty((len(grids) + len(crops), *crops.shape[1:]), dtype=dtype)
-    if not grids:
-        return finished
-    starts, view_places = _places(grids)
-    is_view = torch.zeros(len(finished), dtype=torch.bool)
-    is_view[torch.tensor(view_places)] = True
-    # index_copy_ with indices made on the CPU: a mask on the device would make the host wait for it
-    finished.index_copy_(0, (~is_view).nonzero()[:, 0].to(crops.device), normalised.to(dtype))
-    for grid, pictures in _pictures_of_a_grid(grids):
-        views = _global_views(normalised, grid, [starts[picture] for picture in pictures])
-        places = torch.tensor([view_places[picture] for picture in pictures], device=crops.device)
-        finished.index_copy_(0, places, views.to(dtype))
+    finished = crops.new_empty((len(grids) + len(crops), *crops.shape[1:]), dtype=dtype)
+    starts: dict[Grid, list[tuple[int, int]]] = defaultdict(list)
+    first = 0
+    for picture, grid in enumerate(grids):
+        starts[grid].append((first, first + picture))
+        end = first + grid[0] * grid[1]
+        _look_up(crops[first:end], finished[first + picture + 1 : end + picture + 1])
+        first = end
+    for grid, places in starts.items():
+        for part in (places[at : at + _PICTURES_AT_ONCE] for at in range(0, len(places), _PICTURES_AT_ONCE)):
+            views = _global_views(crops, grid, [start for start, _ in part])
+            for (_, place), view in zip(part, views, strict=True):
+                finished[place] = view
     return finished
 
 
-def _normalise(crops: Tensor) -> Tensor:
-    """Uint8 → float32 in the order of the official processor: ÷ 255, − mean, ÷ std."""
-    shape = (1, 3, 1, 1)
-    # divisors as tensors: CUDA would multiply by the rounded reciprocal of a plain number
+def _look_up(crops: Tensor, out: Tensor) -> None:
+    """Write the normalised values of (n, 3, S, S) uint8 into ``out``, a few crops at a time."""
+    table, row_starts = _table(crops.device, out.dtype)
+    at_once = max(1, _VALUES_AT_ONCE // crops[0].numel())
+    for part, target in zip(crops.split(at_once), out.split(at_once), strict=True):
+        # int32: half the bytes of PyTorch's usual index, and on the CPU several times as quick
+        torch.index_select(table, 0, (part.to(torch.int32) + row_starts).view(-1), out=target.view(-1))
+
+
+@cache
+def _table(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Normalised values (3 · 256,) of each channel and uint8, made on the CPU; where each channel begins (3, 1, 1)."""
+    values = torch.arange(256, dtype=torch.float32).expand(1, 3, 1, 256)
+    starts = torch.tensor([0, 256, 512], dtype=torch.int32).view(3, 1, 1)
+    return _normalise(values).flatten().to(device, dtype), starts.to(device)
+
+
+def _normalise(values: Tensor) -> Tensor:
+    """(n, 3, …, …) of 0 to 255 → float32 in the order of the official processor: ÷ 255, − mean, ÷ std."""
+    largest, mean, std = _divisors(values.device)
+    return (values / largest).sub_(mean).div_(std)
+
+
+@cache
+def _divisors(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    # tensors, because CUDA would multiply by the rounded reciprocal of a plain number
     largest, mean, std = (
-        torch.tensor(values, device=crops.device).view(shape) for values in ((255.0,) * 3, IMAGE_MEAN, IMAGE_STD)
+        torch.tensor(values, device=device).view(1, 3, 1, 1) for values in ((255.0,) * 3, IMAGE_MEAN, IMAGE_STD)
     )
-    return crops.to(torch.float32).div_(largest).sub_(mean).div_(std)
+    return largest, mean, std
 
 
-def _places(grids: list[Grid] | tuple[Grid, ...]) -> tuple[list[int], list[int]]:
-    """Per picture: the index of its first crop among all crops, and of its global view in the finished tensor."""
-    counts = np.array([rows * columns for rows, columns in grids])
-    starts = np.cumsum(counts) - counts
-    return starts.tolist(), (starts + np.arange(len(grids))).tolist()
-
-
-def _pictures_of_a_grid(grids: list[Grid] | tuple[Grid, ...]) -> list[tuple[Grid, list[int]]]:
-    """Pictures of equal grid, at most ``_PICTURES_AT_ONCE`` in a group."""
-    groups: dict[Grid, list[int]] = defaultdict(list)
-    for picture, grid in enumerate(grids):
-        groups[grid].append(picture)
-    return [
-        (grid, pictures[first : first + _PICTURES_AT_ONCE])
-        for grid, pictures in groups.items()
-        for first in range(0, len(pictures), _PICTURES_AT_ONCE)
-    ]
-
-
-def _global_views(normalised: Tensor, grid: Grid, starts: list[int]) -> Tensor:
+def _global_views(crops: Tensor, grid: Grid, starts: list[int]) -> Tensor:
     """(n, 3, S, S) float32: the bicubic reductions of the n pictures of one grid that start at these crops."""
     rows, columns = grid
-    side = normalised.shape[-1]
-    crop_numbers = torch.tensor(starts)[:, None] + torch.arange(rows * columns)
-    tiles = normalised[crop_numbers.flatten().to(normalised.device)]
-    tiles = tiles.view(len(starts), rows, columns, 3, side, side).permute(0, 3, 1, 4, 2, 5)
-    pictures = tiles.reshape(len(starts), 3, rows * side, columns * side)
-    return functional.interpolate(pictures, size=(side, side), mode="bicubic", align_corners=False, antialias=False)
+    side = crops.shape[-1]
+    tiles = torch.stack([crops[start : start + rows * columns] for start in starts])
+    tiles = tiles.view(-1, rows, columns, 3, side, side).permute(0, 3, 1, 4, 2, 5)
+    pictures = tiles.reshape(-1, 3, rows * side, columns * side)
+    return _normalise(_reduced(_reduced(pictures, 2, rows), 3, columns))
+
+
+def _reduced(values: Tensor, axis: int, factor: int) -> Tensor:
+    """Every ``factor``-th bicubic sample along an axis (a = −0.75, no antialias, as ``F.interpolate`` has it).
+
+    An odd factor puts each sample on a pixel. An even one puts it half way between two: the weights of the four pixels
+    around are (−3, 19, 19, −3) ÷ 32, so that sums over uint8 are exact in float32, on both axes together too. Only
+    factor 2 reaches over the edges; there the outermost pixel stands twice.
+    """
+    length = values.shape[axis]
+
+    def samples(first: int) -> Tensor:
+        return values[(slice(None),) * axis + (slice(first, first + length - factor + 1, factor),)]
+
+    if factor % 2:
+        return samples(factor // 2)
+    first = factor // 2 - 2
+    if factor == 2:
+        ends = values.narrow(axis, 0, 1), values.narrow(axis, length - 1, 1)
+        values, first = torch.cat([ends[0], values, ends[1]], axis), 0
+    inner = samples(first + 1).to(torch.float32) + samples(first + 2)
+    outer = samples(first).to(torch.float32) + samples(first + 3)
+    return inner.mul_(19 / 32).sub_(outer, alpha=3 / 32)
