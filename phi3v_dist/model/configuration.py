@@ -1,8 +1,10 @@
 """Configuration of Phi-3-Vision, as the official ``config.json`` has it.
 
-Enters: the raw JSON. Leaves: the same JSON when saved, untouched, and from it the two configurations of transformers'
-own modules (Phi3, CLIP). The raw JSON is kept because transformers 5 would write ``rope_parameters`` in place of
-``rope_scaling``, which older software then silently ignores (facts: phi3v.md, section 8).
+Enters: the raw JSON. Leaves: the same JSON when saved, and from it the two configurations of transformers' own modules
+(Phi3, CLIP). The raw JSON is kept because transformers 5 would write ``rope_parameters`` in place of ``rope_scaling``,
+which older software then silently ignores (facts: phi3v.md, section 8). One thing is changed in it: ``auto_map`` of a
+configuration that came from the hub names ``repo--file.Class``, which a folder without network can't follow; it becomes
+``file.Class``, as in the official file.
 
 The official file says nothing about the size of the vision tower: it is CLIP ViT-L/14 at 336 px. A folder may hold
 ``img_processor.vision_config`` with other sizes (the demo model does).
@@ -38,8 +40,20 @@ _TEXT_KEYS = (
     "initializer_range",
     "max_position_embeddings",
 )
-_NOT_OF_THE_FILE = ("_attn_implementation", "attn_implementation", "dtype", "name_or_path", "experts_implementation")
+# What transformers adds when it loads. Not _attn_implementation, which the official file holds (and we never follow).
+_NOT_OF_THE_FILE = ("attn_implementation", "dtype", "name_or_path", "experts_implementation")
 _END_OF_TEXT = 32000  # default of the official class when config.json names no pad_token_id
+
+
+def local_auto_map(auto_map: dict[str, Any]) -> dict[str, Any]:
+    """``repo--file.Class`` → ``file.Class``, in plain names and in lists of them."""
+
+    def local(name: Any) -> Any:
+        if isinstance(name, list):
+            return [local(part) for part in name]
+        return name.rpartition("--")[2] if isinstance(name, str) else name
+
+    return {auto_class: local(name) for auto_class, name in auto_map.items()}
 
 
 class Phi3VConfig(PreTrainedConfig):
@@ -53,6 +67,8 @@ class Phi3VConfig(PreTrainedConfig):
             key: copy.deepcopy(value) for key, value in raw.items() if key not in _NOT_OF_THE_FILE
         }
         self.raw.setdefault("model_type", self.model_type)
+        if isinstance(self.raw.get("auto_map"), dict):
+            self.raw["auto_map"] = local_auto_map(self.raw["auto_map"])
         dtype = runtime.pop("dtype", None) or raw.get("torch_dtype")
         super().__init__(dtype=dtype, architectures=raw.get("architectures"), **runtime)
         self.hidden_size: int = raw.get("hidden_size", 3072)
@@ -67,6 +83,13 @@ class Phi3VConfig(PreTrainedConfig):
         self.initializer_range: float = raw.get("initializer_range", 0.02)
         padding = raw.get("pad_token_id")
         self.padding_token_id: int = _END_OF_TEXT if padding is None else padding
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **asked: Any) -> Any:
+        """Read the JSON. The old word ``torch_dtype`` for a type that is asked for must not overwrite the file's."""
+        if "torch_dtype" in asked:
+            asked["dtype"] = asked.pop("torch_dtype")
+        return super().from_dict(config_dict, **asked)
 
     @property
     def head_dim(self) -> int:

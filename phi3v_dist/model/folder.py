@@ -8,13 +8,16 @@
     generation_config.json             end tokens that the model really uses
 
 Enters: a folder, or tensors and the folder they were trained from. Leaves: tensors one at a time, or a new folder.
-Nothing is re-saved through transformers, which would change tokenizer and config (facts: phi3v.md, section 10).
+Nothing is re-saved through transformers, which would change tokenizer and config (facts: phi3v.md, section 10). The one
+allowed change to a side file: names in ``auto_map`` of the form ``repo--file.Class``, which transformers writes and
+which can't be followed offline, become ``file.Class``; not a byte beside them changes.
 """
 
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -23,12 +26,14 @@ from safetensors.torch import save_file
 
 from phi3v_dist.errors import ModelFolderError
 from phi3v_dist.files import fsync_file, fsync_folder, write_json
-from phi3v_dist.model.configuration import Phi3VConfig
+from phi3v_dist.model.configuration import Phi3VConfig, local_auto_map
 
 SHARD_BYTES = 5_000_000_000
 _LONG_ROPE = ("su", "longrope")  # two names of one formula
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_OF_WEIGHTS = (".safetensors", ".bin", ".index.json")
+_END_TOKENS = ("<|endoftext|>", "<|end|>")
 _ALIAS = "model.vision_embed_tokens.wte.weight"  # same tensor as embed_tokens, in some third-party files
 
 
@@ -103,8 +108,8 @@ def fingerprint(folder: str | Path) -> str:
     return hashed.hexdigest()
 
 
-def iterate_weights(folder: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name, tensor) file by file; only the tensor in hand is in memory.
+def iterate_weights(folder: str | Path, names: Collection[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor) file by file; only the tensor in hand is in memory. ``names``: only these, default all.
 
     Raises ``ModelFolderError`` for a file that is cut off or not safetensors.
     """
@@ -112,7 +117,7 @@ def iterate_weights(folder: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - not a dict
-                    if name != _ALIAS:
+                    if name != _ALIAS and (names is None or name in names):
                         yield name, file.get_tensor(name)
         except SafetensorError as error:
             raise ModelFolderError(
@@ -154,12 +159,14 @@ def write_folder(
     side_files: str | Path,
     *,
     end_ids: Iterable[int],
+    texts: Mapping[str, str] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model folder: ``tensors`` as safetensors, every other file copied from the folder ``side_files``.
 
-    ``end_ids`` go into ``generation_config.json``. The folder appears under its name only when it is whole and durable;
-    after an exception nothing is left. Raises ``ModelFolderError`` when ``target`` exists.
+    ``end_ids`` go into ``generation_config.json``. ``texts``: files by name that get this content instead. The folder
+    appears under its name only when it is whole and durable; after an exception nothing is left. Raises
+    ``ModelFolderError`` when ``target`` exists.
     """
     target = Path(target)
     if target.exists():
@@ -168,8 +175,10 @@ def write_folder(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _copy_side_files(Path(side_files), partial)
-        write_json(partial / "generation_config.json", _generation_config(partial, end_ids))
+        copy_side_files(side_files, partial)
+        for name, text in (texts or {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
+        write_generation_config(partial, end_ids)
         _write_weights(partial, tensors, shard_bytes)
         for path in partial.iterdir():
             fsync_file(path)
@@ -180,24 +189,65 @@ def write_folder(
     fsync_folder(target.parent)
 
 
-def _copy_side_files(source: Path, target: Path) -> None:
-    for path in sorted(source.iterdir()):
-        if (
-            path.is_file()
-            and not path.name.startswith(".")
-            and not path.name.endswith((".safetensors", ".bin", _INDEX))
-        ):
-            shutil.copyfile(path, target / path.name)
+def copy_side_files(source: str | Path, target: str | Path) -> None:
+    """Copy every file of a model folder but hidden ones and weights with their indexes; see above for ``auto_map``."""
+    for path in sorted(Path(source).iterdir()):
+        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(_OF_WEIGHTS):
+            copy = Path(shutil.copyfile(path, Path(target) / path.name))
+            if path.name.endswith("config.json"):
+                _make_names_local(copy)
 
 
-def _generation_config(folder: Path, end_ids: Iterable[int]) -> dict[str, object]:
+def save_beside_weights(source: str | Path, target: str | Path) -> None:
+    """Add to a folder with config and weights what the model's ``source`` has beside them, if that is a folder.
+
+    Nothing to add where the model was made anew, came from the hub, or is saved to where it lies. There transformers
+    leaves the index of the files that it has replaced by a single one: that goes.
+    """
+    target = Path(target)
+    if (target / _WEIGHTS).is_file():
+        (target / _INDEX).unlink(missing_ok=True)
+    if not source or not Path(source, "config.json").is_file() or target.samefile(source):
+        return
+    config = (target / "config.json").read_bytes()
+    copy_side_files(source, target)
+    (target / "config.json").write_bytes(config)
+    if Path(source, "tokenizer.json").is_file():
+        write_generation_config(target, end_token_ids(source))
+
+
+def _make_names_local(path: Path) -> None:
+    text = path.read_bytes().decode("utf-8")
+    told = json.loads(text)
+    auto_map = told.get("auto_map") if isinstance(told, dict) else None
+    if not isinstance(auto_map, dict) or local_auto_map(auto_map) == auto_map:
+        return
+    for name in sorted(set(re.findall(r'"([^"]*--[^"]*)"', json.dumps(auto_map)))):
+        text = text.replace(f'"{name}"', f'"{name.rpartition("--")[2]}"')
+    path.write_bytes(text.encode("utf-8"))
+
+
+def end_token_ids(folder: str | Path) -> list[int]:
+    """Ids of ``<|endoftext|>`` and ``<|end|>`` in ``tokenizer.json``. Raises ``ModelFolderError`` without them."""
+    path = Path(folder) / "tokenizer.json"
+    try:
+        tokens = json.loads(path.read_text(encoding="utf-8"))["added_tokens"]
+        ids = {token["content"]: int(token["id"]) for token in tokens}
+        return sorted(ids[token] for token in _END_TOKENS)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"end tokens {_END_TOKENS} can't be read: {error!r}"
+        raise ModelFolderError(what, where=str(path), mend="Copy the model's original file.") from None
+
+
+def write_generation_config(folder: str | Path, end_ids: Iterable[int]) -> None:
     """The official files name </s>, which the model never writes: readers would generate without end."""
     config = read_config(folder)
-    return {
+    told = {
         "bos_token_id": config.raw.get("bos_token_id", 1),
         "eos_token_id": sorted(end_ids),
         "pad_token_id": config.padding_token_id,
     }
+    write_json(Path(folder) / "generation_config.json", told)
 
 
 def _write_weights(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], shard_bytes: int) -> None:

@@ -11,6 +11,7 @@ Shapes: T tokens of the pack, M supervised positions, D hidden size.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +21,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer, Phi3RMSNorm
 
 from phi3v_dist.model.attention import Attend, Borders, attend_in_pack
 from phi3v_dist.model.configuration import Phi3VConfig
+from phi3v_dist.model.folder import SHARD_BYTES, save_beside_weights
 from phi3v_dist.model.loss import LanguageModelHead
 from phi3v_dist.model.rope import RopeMode, long_tokens, rope_cos_sin
 from phi3v_dist.model.vision import ImageEmbedding
@@ -157,3 +159,14 @@ class Phi3VForCausalLM(PreTrainedModel):
         vision = self.model.vision_embed_tokens
         for module in vision.img_processor.never_trained() if train_vision else [vision]:
             module.requires_grad_(False)
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """Write a folder as transformers does, but in the official layout.
+
+        Names as in the state dict (transformers would run them through CLIP's renaming), files of the official size,
+        and where the model was read from a folder that is still there, its other files too: see folder.py.
+        """
+        defaults = {"max_shard_size": SHARD_BYTES, "save_original_format": False}
+        super().save_pretrained(save_directory, **defaults | options)
+        if options.get("is_main_process", True):
+            save_beside_weights(self.config.name_or_path, save_directory)

@@ -22,7 +22,7 @@ from phi3v_dist.model.configuration import Phi3VConfig
 
 # One unit of recomputation: 1.9 MB a crop are kept, 6.8 GB stand at the peak (facts: perf.md, section 4).
 _CROPS_RECOMPUTED_TOGETHER = 16
-_FEATURE_LAYER = -2  # official default of img_processor.layer_idx: the last layer never takes part
+FEATURE_LAYER = -2  # official default of img_processor.layer_idx: the last layer never takes part
 
 
 class VisionTower(torch.nn.Module):
@@ -43,13 +43,13 @@ class VisionTower(torch.nn.Module):
     def _features(self, pixels_C3HW: torch.Tensor) -> torch.Tensor:
         clip = self.vision_model
         hidden = clip.pre_layrnorm(clip.embeddings(pixels_C3HW))
-        for layer in clip.encoder.layers[: len(clip.encoder.layers) + _FEATURE_LAYER + 1]:
+        for layer in clip.encoder.layers[: len(clip.encoder.layers) + FEATURE_LAYER + 1]:
             hidden = layer(hidden, None)
         return hidden[:, 1:]
 
     def never_trained(self) -> list[torch.nn.Module]:
         """Modules that have weights but never take part: their gradient would not exist."""
-        return [*self.vision_model.encoder.layers[_FEATURE_LAYER + 1 :], self.vision_model.post_layernorm]
+        return [*self.vision_model.encoder.layers[FEATURE_LAYER + 1 :], self.vision_model.post_layernorm]
 
 
 class ImageEmbedding(torch.nn.Module):

@@ -67,6 +67,12 @@ def golden_model(version: str = "phi3v") -> Phi3VForCausalLM:
     return model.eval()
 
 
+def parameters_by_row(model: Phi3VForCausalLM) -> dict[str, torch.nn.Parameter]:
+    """Parameters by name, in the manifest's order."""
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name] for name, _ in MANIFEST["parameters"]}
+
+
 def golden_values(version: str = "phi3v") -> dict[str, torch.Tensor]:
     return load_file(FOLDER / f"golden_{version}.safetensors")
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from formula import FOLDER
 
-from phi3v_dist.model.configuration import HANDED_IN_ATTENTION, Phi3VConfig
+from phi3v_dist.model.configuration import HANDED_IN_ATTENTION, Phi3VConfig, local_auto_map
 
 DEMO: dict[str, Any] = {
     "architectures": ["Phi3VForCausalLM"],
@@ -74,10 +75,27 @@ def test_the_dictionary_that_came_is_not_changed_and_not_shared() -> None:
     assert before == DEMO
 
 
-def test_the_stored_attention_name_is_dropped_since_ours_is_handed_in(tmp_path: Path) -> None:
-    config = Phi3VConfig(**DEMO, _attn_implementation="flash_attention_2")
-    assert json.loads(saved(config, tmp_path)) == DEMO
+def test_the_stored_attention_name_stays_in_the_file_and_is_not_followed(tmp_path: Path) -> None:
+    told = DEMO | {"_attn_implementation": "flash_attention_2"}
+    config = Phi3VConfig(**told)
+    assert json.loads(saved(config, tmp_path)) == told
     assert config.text()._attn_implementation == HANDED_IN_ATTENTION
+    assert Phi3VConfig.from_pretrained(tmp_path, attn_implementation="eager").to_dict() == told
+
+
+@pytest.mark.parametrize("keyword", ["dtype", "torch_dtype"])
+def test_a_type_asked_for_while_loading_is_not_written(tmp_path: Path, keyword: str) -> None:
+    saved(Phi3VConfig(**DEMO), tmp_path)
+    config = Phi3VConfig.from_pretrained(tmp_path, **{keyword: torch.float32})
+    assert config.dtype == torch.float32
+    assert config.to_dict() == DEMO
+
+
+def test_names_of_the_hub_become_names_of_files() -> None:
+    hub = {"AutoConfig": "org/a-model--configuration_phi3_v.Phi3VConfig", "AutoTokenizer": ["org/a--slow.One", None]}
+    local = {"AutoConfig": "configuration_phi3_v.Phi3VConfig", "AutoTokenizer": ["slow.One", None]}
+    assert Phi3VConfig(**DEMO | {"auto_map": hub}).to_dict()["auto_map"] == local
+    assert local_auto_map(local) == local
 
 
 def test_a_missing_model_type_is_written() -> None:
@@ -106,22 +124,20 @@ def test_padding_row_is_the_official_default_unless_the_file_names_one(told: dic
 
 
 def check_official(raw: dict[str, Any], folder: Path) -> None:
-    kept = {key: value for key, value in raw.items() if key != "_attn_implementation"}
     config = Phi3VConfig(**raw)
-    assert canonical(json.loads(saved(config, folder))) == canonical(kept)
-    assert canonical(Phi3VConfig.from_pretrained(folder).to_dict()) == canonical(kept)
+    assert canonical(json.loads(saved(config, folder))) == canonical(raw)
+    assert canonical(Phi3VConfig.from_pretrained(folder).to_dict()) == canonical(raw)
     assert (config.hidden_size, config.head_dim, config.vocab_size, config.padding_token_id) == (3072, 96, 32064, 32000)
     text = config.text()
     assert (text.intermediate_size, text.num_hidden_layers, text.num_key_value_heads) == (8192, 32, 32)
 
 
-def test_official_files_survive_whole_but_for_the_attention_name(tmp_path: Path) -> None:
+def test_official_files_survive_whole(tmp_path: Path) -> None:
     for path in official_files():
         check_official(json.loads(path.read_text(encoding="utf-8")), tmp_path / path.parent.name)
 
 
 @pytest.mark.parametrize("version", ["phi3v", "phi35v"])
-def test_golden_files_survive_whole_but_for_the_attention_name(tmp_path: Path, version: str) -> None:
+def test_golden_files_survive_whole(tmp_path: Path, version: str) -> None:
     raw = json.loads((FOLDER / f"config_{version}.json").read_text(encoding="utf-8"))
-    kept = {key: value for key, value in raw.items() if key != "_attn_implementation"}
-    assert canonical(json.loads(saved(Phi3VConfig(**raw), tmp_path))) == canonical(kept)
+    assert canonical(json.loads(saved(Phi3VConfig(**raw), tmp_path))) == canonical(raw)

@@ -15,13 +15,24 @@ class Prompt:
     grids: list
 
 
+@pytest.fixture(scope="module", params=["phi3v", "phi35v"])
+def version(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def model():
-    return golden_model()
+def model(version):
+    return golden_model(version)
+
+
+@pytest.fixture(scope="module")
+def official(version):
+    return golden_values(version)
 
 
 @pytest.fixture(scope="module")
 def values():
+    """Prompts: those of both versions are the same, and stand in the first one's file."""
     return golden_values()
 
 
@@ -31,24 +42,24 @@ def prompt_of(case, values):
     return Prompt(values[f"{case}.input_ids"][:length].numpy(), grids)
 
 
-def test_prompts_of_unequal_length_generate_the_official_tokens_together(model, values):
+def test_prompts_of_unequal_length_generate_the_official_tokens_together(model, values, official):
     prompts = [prompt_of(case, values) for case in ("one_1x2", "text_short")]
     answers = generate(model, prompts, pixels_of("one_1x2", [[1, 2]]), 16, end_ids=())
-    assert answers[0] == values["generate.one_1x2.tokens"].tolist()
-    assert answers[1] == values["generate.text_short.tokens"].tolist()
+    assert answers[0] == official["generate.one_1x2.tokens"].tolist()
+    assert answers[1] == official["generate.text_short.tokens"].tolist()
 
 
-def test_generation_across_the_rope_border_equals_the_run_without_cache(model, values):
-    prompt = Prompt(values["generate.cross_4096.prompt"].numpy(), [])
+def test_generation_across_the_rope_border_equals_the_run_without_cache(model, official):
+    prompt = Prompt(official["generate.cross_4096.prompt"].numpy(), [])
     answer = generate(model, [prompt], None, 16, end_ids=())
-    assert answer[0] == values["generate.cross_4096.tokens_without_cache"].tolist()
+    assert answer[0] == official["generate.cross_4096.tokens_without_cache"].tolist()
 
 
-def test_answer_is_cut_before_its_end_token_and_ranks_are_asked_each_token(model, values):
+def test_answer_is_cut_before_its_end_token_and_ranks_are_asked_each_token(model, values, official):
     prompt = prompt_of("text_short", values)
-    official = values["generate.text_short.tokens"].tolist()
+    told = official["generate.text_short.tokens"].tolist()
     asked = []
-    answer = generate(model, [prompt], None, 16, [official[3]], lambda done: asked.append(done) or done)
-    first = official.index(official[3])
-    assert answer[0] == official[:first]
+    answer = generate(model, [prompt], None, 16, [told[3]], lambda done: asked.append(done) or done)
+    first = told.index(told[3])
+    assert answer[0] == told[:first]
     assert asked == [False] * first + [True]
