@@ -1,12 +1,13 @@
-"""One rank of the gradient test: answers, then three steps of the real engine in float32, written to a file.
+"""One rank of the gradient test: answers, then four steps of the real engine in float32, written to a file.
 
 Arguments: model folder, shard folder, output file. The packs are made by ``packs_of_steps``, which the test uses too.
 As for the real model, no parameter stays gathered between uses (persistence threshold 0), where a difference in what
-ranks gather shows at once, and activations are computed again in backward.
+ranks gather shows at once, activations are computed again in backward, and lm_head takes several chunks of positions.
 """
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from phi3v_dist.shards.index import load_index
 from phi3v_dist.shards.read import ShardReader
 
 LEARNING_RATE = 1e-3
+CHUNK_POSITIONS = 32
 
 
 def configuration(model_folder, deepspeed_config="ds_configs/zero3.json"):
@@ -35,11 +37,14 @@ def configuration(model_folder, deepspeed_config="ds_configs/zero3.json"):
 
 def packs_of_steps(model_folder, shards_folder):
     """Per step its packs as lists of documents: pictures beside text alone; text alone, an odd number; a pack in
-    which nothing is supervised beside one with pictures.
+    which nothing is supervised beside one with pictures; many pictures, two of them in one document, beside one.
     """
     processor = DocumentProcessor.from_folder(model_folder, DocumentOptions())
     reader = ShardReader(load_index(shards_folder))
     pictures = [processor.document(reader.sample(number)) for number in range(8)]
+
+    samples = [reader.sample(number) for number in (8, 9)]
+    two_pictures = processor.document(replace(samples[0], images=samples[0].images + samples[1].images))
 
     def text(words):
         prompt = processor.prompt([])
@@ -52,6 +57,7 @@ def packs_of_steps(model_folder, shards_folder):
         [pictures[:4], texts[:3]],
         [texts[:2], texts[2:4], texts[4:]],
         [blanks, pictures[4:]],
+        [[two_pictures, *pictures[:3]], [pictures[4]], [texts[0], pictures[5]], pictures[6:]],
     ]
 
 
@@ -81,10 +87,12 @@ def answers(engine, model_folder, shards_folder, who):
 def main():
     model_folder, shards_folder, output = sys.argv[1:]
     config, who = configuration(model_folder, nothing_persists(Path(output).parent)), who_am_i()
+    from phi3v_dist.model import loss
     from phi3v_dist.training.backend import choose_backend
     from phi3v_dist.training.engine import build_engine
     from phi3v_dist.training.step import take_step
 
+    loss._CHUNK_POSITIONS = CHUNK_POSITIONS
     backend = choose_backend(config, who)
     with process_group(who, backend.process_group, 5):
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad

@@ -1,13 +1,16 @@
 """DeepSpeed on two ranks against plain PyTorch in one process, float32.
 
-Three steps: one rank with pictures and one without; text alone after it (DeepSpeed would reuse stale gradients of the
-vision tower) with a blank pack in the last row; a pack without a supervised token beside one with pictures.
+Four steps: one rank with pictures and one without; text alone after it (DeepSpeed would reuse stale gradients of the
+vision tower) with a blank pack in the last row; a pack without a supervised token beside one with pictures; ranks with
+different numbers and grids of pictures. Decoder layers and the vision tower are leaf modules, activations are computed
+again in backward, and on DeepSpeed's side lm_head takes its positions in several chunks, in plain PyTorch in one.
 """
 
 import pytest
 import torch
-from gradients_worker import LEARNING_RATE, configuration, packs_of_steps, supervised_tokens
+from gradients_worker import CHUNK_POSITIONS, LEARNING_RATE, configuration, packs_of_steps, supervised_tokens
 from launching import run_like_srun
+from safetensors.torch import load_file
 
 from phi3v_dist.config.options import DocumentOptions
 from phi3v_dist.documents.processor import DocumentProcessor
@@ -31,7 +34,7 @@ def deepspeed(small_demo, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(small_demo):
-    """The same three steps: sum of all packs' losses ÷ supervised tokens, clipped, torch's AdamW."""
+    """The same steps: sum of all packs' losses ÷ supervised tokens, clipped, torch's AdamW."""
     options = configuration(small_demo.folder / "base").training
     model = Phi3VForCausalLM.from_pretrained(small_demo.folder / "base", dtype=torch.float32)
     model.freeze(train_vision=True)
@@ -59,7 +62,7 @@ def test_answers_under_zero_3_equal_those_of_one_process(deepspeed, small_demo):
     assert deepspeed["answers"] == [prediction.answer for prediction in given]
 
 
-@pytest.mark.parametrize("step", [0, 1, 2])
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
 def test_two_ranks_have_the_gradients_of_plain_pytorch(deepspeed, plain, step):
     names = [
         key for key in plain if key.startswith(f"{step}.") and key not in (f"{step}.loss", f"{step}.gradient_norm")
@@ -71,7 +74,7 @@ def test_two_ranks_have_the_gradients_of_plain_pytorch(deepspeed, plain, step):
         torch.testing.assert_close(deepspeed[name], plain[name], atol=bound, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("step", [0, 1, 2])
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
 def test_two_ranks_have_the_loss_and_norm_of_plain_pytorch(deepspeed, plain, step):
     for name in ("loss", "gradient_norm"):
         assert float(deepspeed[f"{step}.{name}"]) == pytest.approx(float(plain[f"{step}.{name}"]), rel=1e-5)
@@ -85,8 +88,27 @@ def test_text_only_step_leaves_no_gradient_in_the_vision_tower(deepspeed):
     assert min(float(value.abs().max()) for value in before) > 0.0
 
 
-def test_parameters_after_three_updates_equal_plain_pytorch(deepspeed, plain):
+def test_parameters_after_all_updates_equal_plain_pytorch(deepspeed, plain):
     for name, expected in plain.items():
         # Adam turns the noise of keys' biases into whole steps; nothing else depends on them
         if name.startswith("end.") and not name.endswith("k_proj.bias"):
             torch.testing.assert_close(deepspeed[name], expected, atol=2e-6, rtol=1e-6, msg=name)
+
+
+def test_ranks_had_uneven_crops_and_several_chunks_of_positions(small_demo):
+    _, steps = packs_of_steps(small_demo.folder / "base", small_demo.folder / "shards")
+    grids = [[grid for document in pack for grid in document.grids] for pack in steps[3]]
+    crops = [sum(1 + rows * columns for rows, columns in pack) for pack in grids]
+    for rank_0, rank_1 in ((0, 1), (2, 3)):  # of the two micro-steps
+        assert len(grids[rank_0]) != len(grids[rank_1])
+        assert crops[rank_0] != crops[rank_1]
+    assert len({grid for pack in grids for grid in pack}) > 1
+    assert max(len(document.grids) for pack in steps[3] for document in pack) == 2
+    assert max(supervised_tokens([pack]) for packs in steps for pack in packs) > 2 * CHUNK_POSITIONS
+
+
+def test_every_trained_parameter_has_moved(deepspeed, plain, small_demo):
+    before = load_file(small_demo.folder / "base/model.safetensors")
+    trained = [name.removeprefix("end.") for name in plain if name.startswith("end.")]
+    assert len(trained) > 60
+    assert [name for name in trained if torch.equal(deepspeed[f"end.{name}"], before[name].float())] == []
