@@ -32,7 +32,8 @@ def _always(_: UserError) -> bool:
 def run_command(command: Callable[[], int | None], *, speaks: Callable[[UserError], bool] = _always) -> int:
     """Call ``command``; return its exit code, or a ``UserError``'s after printing its one line.
 
-    Where ``speaks`` says no the line is kept back: a rank that meets the same error as rank 0 leaves the word to it.
+    An ``OSError`` about a file (no permission, a full disk) is the user's to mend too. Where ``speaks`` says no,
+    the line is kept back: a rank that meets the same error as rank 0 leaves the word to it.
     """
     try:
         return command() or 0
@@ -40,6 +41,11 @@ def run_command(command: Callable[[], int | None], *, speaks: Callable[[UserErro
         if speaks(error):
             print(f"ERROR {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise  # not about a file of the user's: a bug keeps its traceback
+        print(f"ERROR {error.filename}: {error.strerror}. Mend the path, its permissions or the disk.", file=sys.stderr)
+        return UserError.exit_code
     except KeyboardInterrupt:
         print("stopped by the keyboard", file=sys.stderr)
         return 130

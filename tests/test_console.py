@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,18 @@ def test_a_table_shows_every_cell_as_it_is(capsys: pytest.CaptureFixture[str]) -
 def test_progress_yields_everything_and_says_when_it_is_over(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress("abc", "letters", 3)) == ["a", "b", "c"]
     assert capsys.readouterr().out.startswith("letters: 3 of 3 (")
+
+
+def test_file_that_can_not_be_opened_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: Path("/no/such/folder/file").read_bytes()) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("ERROR /no/such/folder/file: No such file or directory.")
+    assert told.count("\n") == 1
+
+
+def test_system_error_without_a_file_keeps_its_traceback() -> None:
+    def fail() -> None:
+        raise OSError(9, "Bad file descriptor")
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        run_command(fail)

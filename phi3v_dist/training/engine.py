@@ -27,7 +27,7 @@ def build_engine(config: RunConfig, backend: Backend, who: ClusterInfo) -> Any:
     """Return a ``deepspeed.DeepSpeedEngine`` ready to train. Raises ModelFolderError, ConfigError."""
     import deepspeed
 
-    settings = deepspeed_settings(config, who)
+    settings = deepspeed_settings(config)
     model = build_model(config, backend, settings)
     load_weights(model, config.model.folder, who)
     groups = parameter_groups(model, config.training.weight_decay)
@@ -42,23 +42,29 @@ def build_engine(config: RunConfig, backend: Backend, who: ClusterInfo) -> Any:
     return engine
 
 
-def deepspeed_settings(config: RunConfig, who: ClusterInfo) -> dict[str, Any]:
-    """The settings file, completed by what options decide. The plan counts micro-steps, so DeepSpeed must not."""
+def deepspeed_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings file, completed by what options decide. The plan counts micro-steps, so DeepSpeed must not.
+
+    Raises ``ConfigError`` for a file that can't be read, is not a JSON object, or is not of ZeRO stage 3.
+    """
     path = Path(config.training.deepspeed_config)
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(
-            f"DeepSpeed settings can't be read: {error}",
-            where="training.deepspeed_config",
-            value=str(path),
-            mend="Name a JSON file such as ds_configs/zero3.json.",
-        ) from None
+        stage = settings["zero_optimization"]["stage"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _wrong_settings(f"DeepSpeed settings can't be read ({error!r})", str(path)) from None
+    if stage != 3:
+        raise _wrong_settings(f"{path} is of ZeRO stage {stage}, the engine is built for stage 3", stage)
     settings["train_micro_batch_size_per_gpu"] = 1
     settings["gradient_accumulation_steps"] = 1
     settings["gradient_clipping"] = config.training.gradient_clipping  # absent, DeepSpeed would clip at 1.0
     settings["bf16"] = {"enabled": config.training.precision == "bf16"}
     return settings
+
+
+def _wrong_settings(what: str, value: object) -> ConfigError:
+    mend = "Name a JSON file such as ds_configs/zero3.json."
+    return ConfigError(what, where="training.deepspeed_config", value=value, mend=mend)
 
 
 def build_model(config: RunConfig, backend: Backend, settings: dict[str, Any]) -> Phi3VForCausalLM:

@@ -12,7 +12,7 @@ from phi3v_dist.documents.lengths import document_lengths
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.errors import ModelFolderError, ShardError
 from phi3v_dist.model.configuration import Phi3VConfig
-from phi3v_dist.model.folder import fingerprint, read_config, weight_files
+from phi3v_dist.model.folder import fingerprint, read_config, shapes_in
 from phi3v_dist.packing.plan import Plan, shards_of
 from phi3v_dist.shards.index import ShardIndex, load_index
 
@@ -32,7 +32,7 @@ class Materials:
 def gather_materials(config: RunConfig) -> Materials:
     """Read index, tokenizer and lengths. Raises ShardError, ModelFolderError, DocumentError."""
     model = read_config(config.model.folder)
-    weight_files(config.model.folder)
+    shapes_in(config.model.folder)  # reads the weights' headers, which tell a file that was cut off
     processor = DocumentProcessor.from_folder(config.model.folder, config.documents)
     _check_fit(model, processor, config.model.folder)
     index = load_index(config.shards.folder)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from phi3v_dist.config.options import RunConfig
 from phi3v_dist.documents.demo_tokenizer import build_demo_tokenizer
@@ -18,7 +19,7 @@ def model_folder(folder: Path, *, more_tokens: int = 0, crop_size: int = 56) -> 
     ids = {token: tokenizer.token_to_id(token) for token in ("<s>", "<|endoftext|>")}
     write_json(folder / "config.json", demo_config(tokenizer.get_vocab_size() + more_tokens, ids))
     write_json(folder / "preprocessor_config.json", demo_preprocessor_config() | {"crop_size": crop_size})
-    (folder / "model.safetensors").write_bytes(b"")
+    save_file({}, folder / "model.safetensors")
     return RunConfig.model_validate({"model": {"folder": str(folder)}, "shards": {"folder": str(folder / "shards")}})
 
 
