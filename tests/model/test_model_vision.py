@@ -6,6 +6,7 @@ import torch
 from formula import MANIFEST, golden_config, golden_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 from phi3v_dist.model.vision import ImageEmbedding, merge_patches, token_index
 
@@ -121,3 +122,20 @@ def test_never_trained_modules_are_exactly_those_without_a_gradient(embedding: I
     never = {id(parameter) for module in tower.never_trained() for parameter in module.parameters()}
     assert without == {name for name, parameter in tower.named_parameters() if id(parameter) in never}
     assert len(without) == 18  # 16 of the last layer, 2 of post_layernorm
+
+
+def test_the_tower_attends_in_one_batched_call_per_layer(embedding: ImageEmbedding) -> None:
+    """All crops at once through PyTorch's own kernel, no mask, all patches see all: not crop by crop, not by hand."""
+    calls = []
+
+    class Recorded(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is torch.nn.functional.scaled_dot_product_attention:
+                calls.append((args[0].shape, kwargs))
+            return function(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Recorded():
+        embedding.img_processor(torch.zeros(3, 3, 336, 336))
+    heads = embedding.img_processor.vision_model.config.num_attention_heads
+    assert [shape for shape, _ in calls] == [(3, heads, 577, 64)] * (MANIFEST["clip"]["num_hidden_layers"] - 1)
+    assert all(call["attn_mask"] is None and not call["is_causal"] and not call["dropout_p"] for _, call in calls)
