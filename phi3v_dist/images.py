@@ -50,7 +50,7 @@ def open_image(data: bytes, *, max_megapixels: float = math.inf) -> Image.Image:
             raise ImageError("too large")
         orientation = _orientation(picture)
         _decode(picture)
-        picture = _rgb(picture)
+        picture = as_rgb(picture)
     return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
 
 
@@ -93,8 +93,11 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    """A new picture without metadata, so that nobody turns it a second time."""
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """A new 8-bit RGB picture: transparency laid on white, 16 bits scaled. Raises ``ImageError`` ("pixel type").
+
+    It has no metadata, so that nobody turns it a second time.
+    """
     if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
         return _from_deep(picture)
     try:

@@ -7,9 +7,10 @@ never decodes a picture) and the loader can't disagree.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ from phi3v_dist.documents.prompt import Ids, PromptTemplate, answer_text
 from phi3v_dist.errors import DocumentError
 from phi3v_dist.images import open_image
 from phi3v_dist.shards.read import Sample
+
+SETTINGS = "preprocessor_config.json"
 
 Crops = NDArray[np.uint8]
 
@@ -70,14 +73,10 @@ class DocumentProcessor:
 
     @classmethod
     def from_folder(cls, folder: str | Path, options: DocumentOptions) -> "DocumentProcessor":
-        """Read ``tokenizer.json`` and ``preprocessor_config.json`` of a model folder. Raises DocumentError.
-
-        ``crop_size`` in ``preprocessor_config.json`` is our own optional key, for small demo models.
-        """
+        """Read ``tokenizer.json`` and ``preprocessor_config.json`` of a model folder. Raises DocumentError."""
         template = PromptTemplate(Path(folder, "tokenizer.json"), options.template)
-        settings = Path(folder, "preprocessor_config.json")
-        num_crops, crop_size = _read_settings(settings)
-        return cls(template, options.num_crops or num_crops, crop_size)
+        settings = read_settings(Path(folder, SETTINGS))
+        return cls(template, options.num_crops or settings["num_crops"], settings["crop_size"])
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -134,23 +133,31 @@ class DocumentProcessor:
         return self.template.prompt_ids([int(grid_tokens(*grid, self.crop_tokens_side)) for grid in grids])
 
 
-def _read_settings(file: Path) -> tuple[int, int]:
-    """Return num_crops and crop_size (pixels) of ``preprocessor_config.json``."""
+def read_settings(file: Path) -> dict[str, Any]:
+    """Return a ``preprocessor_config.json``, checked (see ``check_settings``). Raises DocumentError."""
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        num_crops, crop_size = settings["num_crops"], settings.get("crop_size", OFFICIAL_CROP_SIZE)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _settings_fault(file, f"can't be read as the settings of a Phi-3-Vision processor: {error!r}") from error
+        return check_settings(json.loads(file.read_text(encoding="utf-8")), str(file))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        what = f"can't be read as the settings of a Phi-3-Vision processor: {error!r}"
+        raise _settings_fault(str(file), what) from error
+
+
+def check_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return ``settings`` with ``crop_size`` (pixels) filled in. Raises DocumentError unless ``crops.py`` does them.
+
+    ``crop_size`` is our own optional key, for small demo models.
+    """
+    num_crops, crop_size = settings.get("num_crops"), settings.get("crop_size", OFFICIAL_CROP_SIZE)
     if not isinstance(num_crops, int) or num_crops < 1:
-        raise _settings_fault(file, "num_crops is no count", num_crops)
+        raise _settings_fault(where, "num_crops is no count", num_crops)
     if not isinstance(crop_size, int) or crop_size < TOKEN_SIDE or crop_size % TOKEN_SIDE:
-        raise _settings_fault(file, f"crop_size is no multiple of {TOKEN_SIDE} pixels", crop_size)
+        raise _settings_fault(where, f"crop_size is no multiple of {TOKEN_SIDE} pixels", crop_size)
     for name, ours in (("image_mean", IMAGE_MEAN), ("image_std", IMAGE_STD)):
         if tuple(settings.get(name, ours)) != ours:
-            raise _settings_fault(file, f"{name} is not CLIP's {ours}", settings[name])
-    return num_crops, crop_size
+            raise _settings_fault(where, f"{name} is not CLIP's {ours}", settings[name])
+    return {**settings, "crop_size": crop_size}
 
 
-def _settings_fault(file: Path, what: str, value: object = None) -> DocumentError:
+def _settings_fault(where: str, what: str, value: object = None) -> DocumentError:
     mend = "Copy preprocessor_config.json from the model that training begins from"
-    return DocumentError(what, where=str(file), value=value, mend=mend)
+    return DocumentError(what, where=where, value=value, mend=mend)

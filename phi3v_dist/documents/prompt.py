@@ -43,6 +43,15 @@ def answer_text(title: str, category: str, price: float) -> str:
     return f"Product: {title}, Category: {category}, Full Price: {format_price(price)}"
 
 
+def around_pictures(pieces: Sequence[Sequence[int]], picture_tokens: Sequence[int]) -> list[int]:
+    """Return ids with −k at picture k's places. ``pieces``: ids of the texts before, between and after the pictures."""
+    ids = list(pieces[0])
+    for number, (tokens, piece) in enumerate(zip(picture_tokens, pieces[1:], strict=True), start=1):
+        ids.extend([-number] * tokens)
+        ids.extend(piece)
+    return ids
+
+
 class PromptTemplate:
     """The tokenizer of a model folder and the text of a document around pictures and answer."""
 
@@ -94,6 +103,11 @@ class PromptTemplate:
         mend = "Copy tokenizer.json unchanged from the model that training begins from"
         return DocumentError(what, where=self._where, value=value, mend=mend)
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The file's tokenizer, which reads special tokens as control: for texts of ours, never a product's."""
+        return self._tokenizer
+
     @cached_property
     def end_id(self) -> int:
         """Id of ``<|end|>``, the last token of an answer."""
@@ -112,11 +126,7 @@ class PromptTemplate:
     def prompt_ids(self, picture_tokens: Sequence[int]) -> Ids:
         """Return the ids (tokens,) up to where the answer begins; ``picture_tokens``: token count of each picture."""
         pieces = self._text_pieces(len(picture_tokens))
-        ids = list(pieces[0])
-        for number, (tokens, piece) in enumerate(zip(picture_tokens, pieces[1:], strict=True), start=1):
-            ids.extend([-number] * tokens)
-            ids.extend(piece)
-        return np.array(ids, dtype=np.int64)
+        return np.array(around_pictures(pieces, picture_tokens), dtype=np.int64)
 
     def prompt_text_tokens(self, pictures: int) -> int:
         """Return the tokens of a prompt with this many pictures, the pictures' own tokens left out."""
