@@ -26,13 +26,15 @@ ENGINE = "engine"  # DeepSpeed's tag
 class Checkpoint:
     """A complete checkpoint: ``step`` steps are done in it, ``num_ranks`` wrote it.
 
-    ``trained_on``: fingerprints of what the run reads, by the option that names it.
+    ``trained_on``: fingerprints of what the run reads, by the option that names it. ``longest_document`` of the run in
+    tokens, None in checkpoints written before it was recorded.
     """
 
     folder: Path
     step: int
     num_ranks: int
     trained_on: dict[str, str]
+    longest_document: int | None = None
 
 
 def checkpoints_folder(run_folder: str | Path) -> Path:
@@ -46,7 +48,9 @@ def read_marker(folder: Path) -> Checkpoint | None:
         told: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in told["files"]}
         differing = [name for name, size in sizes.items() if size != told["files"][name]]
-        checkpoint = Checkpoint(folder, told["step"], told["num_ranks"], dict(told["trained_on"]))
+        checkpoint = Checkpoint(
+            folder, told["step"], told["num_ranks"], dict(told["trained_on"]), told.get("longest_document")
+        )
     except FileNotFoundError as error:
         if (folder / MARKER).exists():
             log.warning("%s is no checkpoint: %s is missing", folder, error.filename)

@@ -2,25 +2,44 @@
 
 Enters: a run folder. Leaves: a folder in the official layout: bf16 weights from the newest complete checkpoint's fp32
 master copy, every other file byte for byte from the model folder that training began from (the run's ``base``). Works
-without a GPU and without the ranks that trained; parameters are merged one at a time.
+without a GPU and without the ranks that trained; parameters are merged one at a time. What training never changes (see
+model/never_trained.py) comes from the base too.
+
+Three files may differ from the base's: ``generation_config.json`` names the tokens that end an answer, ``README.md``
+has the model card (card.py), ``preprocessor_config.json`` the ``num_crops`` of the run where that was another.
 """
 
 import io
 import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from phi3v_dist.checkpoints.card import Training, model_card, with_card
 from phi3v_dist.checkpoints.choose import ENGINE, Checkpoint, newest_checkpoint
-from phi3v_dist.config.options import DocumentOptions
+from phi3v_dist.config.loading import load_config
+from phi3v_dist.config.options import DocumentOptions, RunConfig
 from phi3v_dist.console import progress
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.errors import CheckpointError
-from phi3v_dist.model.folder import check_names, shapes_in, write_folder
+from phi3v_dist.model.configuration import Phi3VConfig
+from phi3v_dist.model.folder import (
+    check_names,
+    end_token_ids,
+    iterate_weights,
+    read_config,
+    shapes_in,
+    write_folder,
+)
+from phi3v_dist.model.never_trained import EMBEDDING, as_in_base, frozen_names
+
+_CONFIG = "config.yaml"
+_PREPROCESSOR = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -35,7 +54,8 @@ class Export:
 def consolidate(run_folder: str | Path, target: str | Path) -> Export:
     """Write ``target`` from the newest checkpoint of ``run_folder``.
 
-    Raises ``CheckpointError`` when there is none or the base is gone, ``ModelFolderError`` when ``target`` exists.
+    Raises ``CheckpointError`` when there is none or the base or the run's options are gone, ``ModelFolderError`` when
+    ``target`` exists.
     """
     run_folder = Path(run_folder)
     base = run_folder / "base"
@@ -44,19 +64,54 @@ def consolidate(run_folder: str | Path, target: str | Path) -> Export:
         raise CheckpointError(
             "no complete checkpoint in this run", where=str(run_folder), mend="Name a run folder that has trained."
         )
-    if not (base / "config.json").is_file():
-        raise CheckpointError(
-            "the model folder that training began from is gone",
-            where=str(base),
-            value=str(base.resolve()),
-            mend="Put it back, or make this link point to it.",
-        )
+    _need_file(base / "config.json", "the model folder that training began from is gone", str(base.resolve()))
+    _need_file(run_folder / _CONFIG, "the options of this run are gone")
+    run, model = load_config(run_folder / _CONFIG).config, read_config(base)
     weights = _merged_weights(checkpoint)
     shapes = shapes_in(base)
     check_names(shapes, {name: tuple(weight.shape) for name, weight in weights.items()}, checkpoint.folder)
-    processor = DocumentProcessor.from_folder(base, DocumentOptions())
-    write_folder(target, _in_bf16(weights, shapes), base, end_ids=processor.end_ids)
+    tensors = _with_base(_in_bf16(weights, shapes), base, shapes, model)
+    write_folder(target, tensors, base, end_ids=end_token_ids(base), texts=_texts(run, model, base, checkpoint))
     return Export(Path(target), checkpoint, sum(math.prod(shape) for shape in shapes.values()))
+
+
+def _need_file(path: Path, what: str, value: str | None = None) -> None:
+    if not path.is_file():
+        mend = "Put it back, or make this link point to it." if value else "Put it back."
+        raise CheckpointError(what, where=str(path.parent if value else path), value=value, mend=mend)
+
+
+def _texts(run: RunConfig, model: Phi3VConfig, base: Path, checkpoint: Checkpoint) -> dict[str, str]:
+    """Content of the side files that are not the base's: see above."""
+    num_crops, of_base = (
+        DocumentProcessor.from_folder(base, options).num_crops for options in (run.documents, DocumentOptions())
+    )
+    card = model_card(
+        Training(
+            base=base.resolve().name,
+            steps=checkpoint.step,
+            template=run.documents.template,
+            num_crops=num_crops,
+            rope_mode=run.model.rope_mode,
+            rope_border=model.original_max_position_embeddings if model.long_rope else None,
+            longest_document=checkpoint.longest_document,
+        )
+    )
+    readme = base / "README.md"
+    texts = {"README.md": with_card(readme.read_text(encoding="utf-8") if readme.is_file() else None, card)}
+    if num_crops != of_base:
+        settings = (base / _PREPROCESSOR).read_text(encoding="utf-8")
+        texts[_PREPROCESSOR] = re.sub(r'("num_crops"\s*:\s*)\d+', rf"\g<1>{num_crops}", settings)
+    return texts
+
+
+def _with_base(
+    trained: Iterator[tuple[str, torch.Tensor]], base: Path, names: Iterable[str], model: Phi3VConfig
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Put back what training never changes; of the base only those tensors are held."""
+    kept = dict(iterate_weights(base, {EMBEDDING, *frozen_names(names, model)}))
+    for name, tensor in trained:
+        yield name, as_in_base(name, tensor, kept[name], model) if name in kept else tensor
 
 
 def _merged_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

@@ -27,9 +27,15 @@ class Saved:
 
 
 def save_checkpoint(
-    engine: Any, run_folder: str | Path, *, step: int, trained_on: dict[str, str], keep_last: int
+    engine: Any,
+    run_folder: str | Path,
+    *,
+    step: int,
+    trained_on: dict[str, str],
+    longest_document: int,
+    keep_last: int,
 ) -> Saved:
-    """Save on every rank; return when the checkpoint is durable. ``trained_on``: see ``Checkpoint``."""
+    """Save on every rank; return when the checkpoint is durable. For the words see ``Checkpoint``."""
     started = time.monotonic()
     folder = checkpoints_folder(run_folder) / f"step-{step}"
     partial = folder.with_name(f".{folder.name}.partial")
@@ -41,7 +47,8 @@ def save_checkpoint(
     engine.save_checkpoint(str(partial), tag=ENGINE, save_latest=False)
     dist.barrier()
     if rank == 0:
-        _finish(partial, folder, {"step": step, "num_ranks": num_ranks, "trained_on": trained_on})
+        told = {"step": step, "num_ranks": num_ranks, "trained_on": trained_on, "longest_document": longest_document}
+        _finish(partial, folder, told)
         for old in complete_checkpoints(run_folder)[:-keep_last]:
             shutil.rmtree(old.folder)
     dist.barrier()

@@ -81,6 +81,11 @@ class Plan:
         """Documents in one epoch."""
         return sum(map(len, self.shards))
 
+    @property
+    def longest_document(self) -> int:
+        """Tokens of the longest document that takes part."""
+        return max(int(self.tokens[shard].max(initial=0)) for shard in self.shards)
+
     def steps_per_epoch(self, epoch: int = 0) -> int:
         """Return the number of steps of an epoch (it may differ by a few between epochs)."""
         return len(self._ends_of_steps(epoch))

@@ -23,7 +23,7 @@ from phi3v_dist.packing.plan import StepPlan
 from phi3v_dist.shards.read import ShardReader
 from phi3v_dist.tracking.tracker import Tracker, start_tracking
 from phi3v_dist.training.backend import Backend, choose_backend
-from phi3v_dist.training.engine import build_engine
+from phi3v_dist.training.engine import build_engine, deepspeed_settings
 from phi3v_dist.training.guard import Guard
 from phi3v_dist.training.materials import Materials, gather_materials
 from phi3v_dist.training.resume import find_checkpoint, is_finished, load_checkpoint, mark_finished, open_run_folder
@@ -113,6 +113,7 @@ def _save(run: Run, step: int) -> None:
         run.config.run_folder,
         step=step,
         trained_on=run.materials.trained_on,
+        longest_document=run.materials.plan.longest_document,
         keep_last=run.config.checkpoints.keep_last,
     )
     _say(run.who, f"saved {saved.folder} ({saved.written_bytes / 1e6:.1f} MB, {saved.seconds:.1f} s)")
@@ -152,6 +153,7 @@ def _prepare(loaded: LoadedConfig, backend: Backend, who: ClusterInfo) -> Run:
 
 
 def _check(loaded: LoadedConfig, who: ClusterInfo) -> tuple[Materials, Checkpoint | None]:
+    deepspeed_settings(loaded.config)
     materials = gather_materials(loaded.config)
     return materials, find_checkpoint(loaded, materials.trained_on, who.num_ranks)
 

@@ -123,3 +123,7 @@ def test_plan_needs_no_torch():
 
     code = "import sys; import phi3v_dist.packing.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_longest_document_is_the_longest_that_takes_part() -> None:
+    assert _plan([5, 40, 90, 12], shard_size=2, long_documents="drop").longest_document == 40

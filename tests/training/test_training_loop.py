@@ -16,6 +16,8 @@ from wandb_file import history, read_records
 
 from phi3v_dist.checkpoints.choose import newest_checkpoint
 from phi3v_dist.model import Phi3VForCausalLM
+from phi3v_dist.model.folder import iterate_weights
+from phi3v_dist.model.never_trained import EMBEDDING, frozen_names
 from phi3v_dist.training.rehearsal import train_through_a_kill
 
 STEPS = 30
@@ -142,7 +144,16 @@ def test_consolidated_folder_loads_and_equals_the_merge_by_deepspeed_itself(undi
     model = Phi3VForCausalLM.from_pretrained(tmp_path / "export")
     state = model.state_dict()
     assert state.keys() == expected.keys()
-    assert all(torch.equal(state[name], expected[name].bfloat16()) for name in expected)
     base = undisturbed.folder / "base"
+    before = dict(iterate_weights(base))
+    row = model.config.padding_token_id
+    assert not torch.equal(expected[EMBEDDING][row], before[EMBEDDING][row].float())  # weight decay moved it
+    expected[EMBEDDING][row] = before[EMBEDDING][row].float()  # never trained: see model/never_trained.py
+    assert all(torch.equal(state[name], expected[name].bfloat16()) for name in expected)
+    frozen = frozen_names(state, model.config)
+    assert len(frozen) == 18
+    assert all(torch.equal(state[name], before[name]) for name in frozen)
+    card = (tmp_path / "export/README.md").read_text()
+    assert f"| optimizer steps | {STEPS} |" in card and "`--max-model-len 4096`" in card
     assert (tmp_path / "export/tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     assert (tmp_path / "export/config.json").read_bytes() == (base / "config.json").read_bytes()
