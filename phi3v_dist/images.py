@@ -114,8 +114,11 @@ def as_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _from_deep(picture: Image.Image) -> Image.Image:
-    """16-bit grey → 8-bit RGB by the high byte, as Pillow does for 16-bit colour."""
+    """16-bit grey → 8-bit RGB by the high byte, as Pillow does for 16-bit colour; a transparent grey becomes white."""
     values = numpy.asarray(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > 65_535:
         raise ImageError("pixel type")  # no range is agreed on, so any picture would be a guess
-    return Image.fromarray((values >> 8).astype(numpy.uint8)).convert("RGB")
+    grey = (values >> 8).astype(numpy.uint8)
+    if "transparency" in picture.info:
+        grey[values == picture.info["transparency"]] = 255
+    return Image.fromarray(grey).convert("RGB")

@@ -1,6 +1,8 @@
 """Pictures as a person sees them: Pillow's own ``exif_transpose`` and hand-computed pixels are the truth."""
 
 import io
+import struct
+import zlib
 
 import numpy
 import pytest
@@ -32,7 +34,19 @@ def reason_of(data: bytes, max_megapixels: float = 1) -> str:
     return caught.value.reason
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def deep_png(values: list, colour: int, transparent: int | None = None) -> bytes:
+    """A PNG of one row of 16-bit pixels; Pillow can't write it. ``colour``: 0 grey, 2 RGB, 4 grey, alpha, 6 RGBA."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", len(values), 1, 16, colour, 0, 0, 0))
+    key = b"" if transparent is None else chunk(b"tRNS", struct.pack(">H", transparent))
+    row = b"\0" + numpy.array(values, dtype=">u2").tobytes()
+    return b"\x89PNG\r\n\x1a\n" + header + key + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_turn_equals_pillows(form: str, orientation: int) -> None:
     exif = Image.Exif()
@@ -72,6 +86,19 @@ def test_16_bit_grey_is_scaled_not_clipped() -> None:
         assert [picture.getpixel((x, 0)) for x in range(4)] == [(v, v, v) for v in (0, 1, 128, 255)]
 
 
+def test_16_bit_colour_and_alpha_are_scaled() -> None:
+    grey = opened(deep_png([[0, 65_535], [32_768, 65_535], [65_535, 65_535], [32_768, 0], [0, 32_768]], 4))
+    assert [grey.getpixel((x, 0))[0] for x in range(5)] == [0, 128, 255, 255, 127]  # clear is white, half clear is grey
+    assert opened(deep_png([[256, 32_768, 65_535]], 2)).getpixel((0, 0)) == (1, 128, 255)
+    colour = opened(deep_png([[65_535, 0, 256, 65_535], [65_535, 0, 0, 0]], 6))
+    assert [colour.getpixel((x, 0)) for x in range(2)] == [(255, 0, 1), (255, 255, 255)]
+
+
+def test_transparent_16_bit_grey_becomes_white() -> None:
+    picture = opened(deep_png([[300], [301], [40_000]], 0, transparent=300))
+    assert [picture.getpixel((x, 0))[0] for x in range(3)] == [255, 1, 156]
+
+
 def test_floating_point_pixels_are_refused() -> None:
     assert reason_of(encoded(Image.new("F", (4, 4), 0.5), "TIFF")) == "pixel type"
 
@@ -80,9 +107,18 @@ def test_cmyk_and_palette_become_rgb() -> None:
     cmyk = opened(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
     assert cmyk.mode == "RGB"
     assert numpy.allclose(cmyk.getpixel((4, 4)), (255, 0, 0), atol=3)
+    assert opened(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF")).getpixel((4, 4)) == (255, 0, 0)
     palette = Image.new("P", (2, 2), 1)
     palette.putpalette([0, 0, 0, 12, 34, 56])
     assert opened(encoded(palette, "PNG")).getpixel((0, 0)) == (12, 34, 56)
+
+
+def test_a_palette_with_alpha_is_laid_on_white() -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([12, 34, 56, 255, 0, 0, 255, 0], "RGBA")
+    picture.putpixel((1, 0), 1)
+    picture = opened(encoded(picture, "PNG"))
+    assert [picture.getpixel((x, 0)) for x in (0, 1)] == [(12, 34, 56), (255, 255, 255)]
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phi3v_dist.documents.demo_tokenizer import build_demo_tokenizer
 from phi3v_dist.documents.labels import answer_labels
 from phi3v_dist.documents.prompt import PromptTemplate, answer_text, format_price
 from phi3v_dist.errors import DocumentError
@@ -97,6 +98,45 @@ def test_text_is_never_control(request: pytest.FixtureRequest, folder: str, host
     assert ids[-1] == template.end_id
     assert not control & set(ids[:-1].tolist())
     assert template.decode(ids) == f"Product: {hostile}"
+
+
+HOSTILE = st.sampled_from(
+    ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|endoftext|>", "<|image|>", "<|image_1|>",
+     "<|placeholder1|>", "<s>", "</s>", "<unk>", "<0x0A>", "<|", "|>", "<|end", "\n", " ", "▁", "\x00", "\ufeff"]
+)  # fmt: skip
+TITLES = st.lists(HOSTILE | st.text(max_size=8), max_size=8).map("".join)
+
+
+@pytest.fixture(scope="session", params=["tiny", "demo", "phi3v", "phi35v"])
+def template_and_special(request: pytest.FixtureRequest) -> tuple[PromptTemplate, set[int]]:
+    """A tokenizer, and the ids of all its special tokens."""
+    if request.param == "demo":
+        file = request.getfixturevalue("tmp_path_factory").mktemp("demo") / "tokenizer.json"
+        build_demo_tokenizer(["Product: Red Bag, Category: Bags, Full Price: 19.9"] * 2).save(str(file))
+    elif request.param == "tiny":
+        file = request.getfixturevalue("tiny_folder") / "tokenizer.json"
+    else:
+        file = request.getfixturevalue("official_folder").parent / request.param / "tokenizer.json"
+    return PromptTemplate(file), {token["id"] for token in json.loads(file.read_text())["added_tokens"]}
+
+
+@given(TITLES, TITLES, st.floats(0.01, 1e6))
+@settings(deadline=None, max_examples=200)
+def test_hostile_titles_are_text_and_come_back(template_and_special: tuple, title: str, category: str, price: float):
+    """No id of any special token but the one end, and the same text again ("▁" is the tokenizer's own space)."""
+    template, special = template_and_special
+    answer = answer_text(title, category, price)
+    ids = template.answer_ids(answer).tolist()
+    assert ids[-1] == template.end_id
+    assert not special & set(ids[:-1]) and min(ids) >= 0
+    assert template.decode(ids) == answer.replace("▁", " ")
+
+
+def test_hostile_titles_would_be_control_in_the_official_way(template_and_special: tuple):
+    """What the property test stands against: the tokenizer as it comes turns such a title into control."""
+    template, special = template_and_special
+    plain = template.tokenizer.encode("Product: <|end|><|assistant|>", add_special_tokens=False).ids
+    assert len(special & set(plain)) == 2
 
 
 @given(st.text(max_size=40))
