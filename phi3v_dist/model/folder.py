@@ -34,7 +34,7 @@ _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _OF_WEIGHTS = (".safetensors", ".bin", ".index.json")
 _END_TOKENS = ("<|endoftext|>", "<|end|>")
-_ALIAS = "model.vision_embed_tokens.wte.weight"  # same tensor as embed_tokens, in some third-party files
+ALIAS = "model.vision_embed_tokens.wte.weight"  # same tensor as embed_tokens, in some third-party files
 
 
 def read_config(folder: str | Path) -> Phi3VConfig:
@@ -117,7 +117,7 @@ def iterate_weights(folder: str | Path, names: Collection[str] | None = None) ->
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - not a dict
-                    if name != _ALIAS and (names is None or name in names):
+                    if name != ALIAS and (names is None or name in names):
                         yield name, file.get_tensor(name)
         except SafetensorError as error:
             raise ModelFolderError(
@@ -149,7 +149,7 @@ def shapes_in(folder: str | Path) -> dict[str, tuple[int, ...]]:
             raise ModelFolderError(
                 f"weight file is damaged: {error}", where=str(path), mend="Copy the file again."
             ) from None
-    shapes.pop(_ALIAS, None)
+    shapes.pop(ALIAS, None)
     return shapes
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from phi3v_dist.config.options import RunConfig
 from phi3v_dist.documents.lengths import document_lengths
 from phi3v_dist.documents.processor import DocumentProcessor
-from phi3v_dist.errors import ModelFolderError, ShardError
-from phi3v_dist.model.configuration import Phi3VConfig
+from phi3v_dist.errors import ShardError
+from phi3v_dist.model.check import check_fit
 from phi3v_dist.model.folder import fingerprint, read_config, shapes_in
 from phi3v_dist.packing.plan import Plan, shards_of
 from phi3v_dist.shards.index import ShardIndex, load_index
@@ -34,7 +34,7 @@ def gather_materials(config: RunConfig) -> Materials:
     model = read_config(config.model.folder)
     shapes_in(config.model.folder)  # reads the weights' headers, which tell a file that was cut off
     processor = DocumentProcessor.from_folder(config.model.folder, config.documents)
-    _check_fit(model, processor, config.model.folder)
+    check_fit(model, processor.template.vocabulary_size, processor.crop_size, config.model.folder)
     index = load_index(config.shards.folder)
     lengths = document_lengths(index.table, processor)
     train = shards_of(index, "train")
@@ -50,18 +50,6 @@ def gather_materials(config: RunConfig) -> Materials:
         heldout = Plan(lengths.tokens, lengths.supervised, shards_of(index, "heldout"), packing, seed=0)
     trained_on = {"shards.folder": index.index_hash, "model.folder": fingerprint(config.model.folder)}
     return Materials(index, processor, plan, heldout, _total_steps(config, plan), trained_on)
-
-
-def _check_fit(model: Phi3VConfig, processor: DocumentProcessor, folder: str) -> None:
-    """Files copied from two models would fail only in the first forward, deep inside."""
-    mend = "Copy the folder again, all files from one model."
-    side = model.vision().image_size
-    if processor.crop_size != side:
-        what = f"preprocessor_config.json makes crops of another size than the vision tower's {side} pixels"
-        raise ModelFolderError(what, where=folder, value=processor.crop_size, mend=mend)
-    if processor.template.vocabulary_size > model.vocab_size:
-        what = f"tokenizer.json has more tokens than the {model.vocab_size} of config.json"
-        raise ModelFolderError(what, where=folder, value=processor.template.vocabulary_size, mend=mend)
 
 
 def _total_steps(config: RunConfig, plan: Plan) -> int:
