@@ -19,6 +19,8 @@ from phi3v_dist.costs import (
     supervised_token_flops,
     token_flops,
 )
+from phi3v_dist.model import Phi3VConfig
+from phi3v_dist.model.phi3v import model_sizes
 
 LENGTHS, GRIDS, SUPERVISED = [700, 281, 40], [(1, 1)], 900
 CROPS, IMAGE_TOKENS = 2, 313
@@ -51,18 +53,11 @@ def test_a_pack_costs_the_sum_of_its_documents(lengths: list[int], supervised: i
     assert together.training() == pytest.approx(sum(alone), rel=1e-12)
 
 
-def golden_sizes() -> ModelSizes:
-    config, vision = golden_config("phi3v"), golden_config("phi3v").vision()
-    return ModelSizes(
-        hidden=192,
-        intermediate=256,
-        layers=config.num_hidden_layers,
-        key_value_width=192,
-        vocabulary=512,
-        vision_hidden=vision.hidden_size,
-        vision_intermediate=vision.intermediate_size,
-        vision_layers=vision.num_hidden_layers - 1,
-    )
+def test_a_model_knows_its_sizes() -> None:
+    assert model_sizes(Phi3VConfig()) == ModelSizes()
+    vision = golden_config("phi3v").vision()
+    golden = ModelSizes(192, 256, 2, 192, 512, vision.hidden_size, vision.intermediate_size, 2, 336, 14)
+    assert model_sizes(golden_config("phi3v")) == golden
 
 
 def counted(model, *, backward: bool) -> float:
@@ -100,7 +95,7 @@ def model():
 @pytest.fixture(scope="module")
 def flops():
     """By formula, but with all of the attention matrix, as it is computed and counted here."""
-    flops = pack_flops(golden_sizes(), LENGTHS, SUPERVISED, CROPS, IMAGE_TOKENS)
+    flops = pack_flops(model_sizes(golden_config("phi3v")), LENGTHS, SUPERVISED, CROPS, IMAGE_TOKENS)
     return dataclasses.replace(flops, attention=2 * flops.attention)
 
 

@@ -10,7 +10,7 @@ the head with weight zero. So ranks never wait for each other's modules, and eve
 Shapes: T tokens of the pack, M supervised positions, D hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,12 +19,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer, Phi3RMSNorm
 
+from phi3v_dist.costs import ModelSizes, pack_flops
 from phi3v_dist.model.attention import Attend, Borders, attend_in_pack
 from phi3v_dist.model.configuration import Phi3VConfig
 from phi3v_dist.model.folder import SHARD_BYTES, save_beside_weights
 from phi3v_dist.model.loss import LanguageModelHead
 from phi3v_dist.model.rope import RopeMode, long_tokens, rope_cos_sin
-from phi3v_dist.model.vision import ImageEmbedding
+from phi3v_dist.model.vision import FEATURE_LAYER, ImageEmbedding
 
 Grids = Sequence[tuple[int, int]]
 
@@ -87,6 +88,7 @@ class Phi3VForCausalLM(PreTrainedModel):
 
     def __init__(self, config: Phi3VConfig) -> None:
         super().__init__(config)
+        self.sizes = model_sizes(config)
         self.attention_kernel = "sdpa"
         self.rope_mode: RopeMode = "per_document"
         self.model = Phi3VModel(config)
@@ -160,6 +162,11 @@ class Phi3VForCausalLM(PreTrainedModel):
         for module in vision.img_processor.never_trained() if train_vision else [vision]:
             module.requires_grad_(False)
 
+    def training_flops(self, lengths: Iterable[int], supervised_tokens: int, crops: int, image_tokens: int) -> float:
+        """Model FLOPs of forward and backward of a pack of documents of these lengths, as costs.py counts them."""
+        flops = pack_flops(self.sizes, lengths, supervised_tokens, crops, image_tokens)
+        return flops.training(train_vision=self.model.vision_embed_tokens.glb_GN.requires_grad)
+
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Write a folder as transformers does, but in the official layout.
 
@@ -170,3 +177,20 @@ class Phi3VForCausalLM(PreTrainedModel):
         super().save_pretrained(save_directory, **defaults | options)
         if options.get("is_main_process", True):
             save_beside_weights(self.config.name_or_path, save_directory)
+
+
+def model_sizes(config: Phi3VConfig) -> ModelSizes:
+    """Return the sizes that costs are computed from."""
+    text, vision = config.text(), config.vision()
+    return ModelSizes(
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        layers=text.num_hidden_layers,
+        key_value_width=text.num_key_value_heads * config.head_dim,
+        vocabulary=text.vocab_size,
+        vision_hidden=vision.hidden_size,
+        vision_intermediate=vision.intermediate_size,
+        vision_layers=vision.num_hidden_layers + FEATURE_LAYER + 1,
+        crop_side=vision.image_size,
+        patch_side=vision.patch_size,
+    )

@@ -24,6 +24,7 @@ METRICS = {
     "learning_rate": "of the next update",
     "gradient_norm": "L2, before clipping",
     "tokens_per_second": "tokens/s over all ranks, blank packs left out",
+    "model_tflops_per_second": "TFLOP/s over all ranks, as costs.py counts: causal half, nothing twice, no blank packs",
     "step_seconds": "s from the end of the last step to the end of this one",
     "data_wait_share": "share of step_seconds spent waiting for packs",
     "tokens": "tokens of this step's packs",

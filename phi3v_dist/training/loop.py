@@ -96,6 +96,7 @@ def _metrics(
         "learning_rate": rate,
         "gradient_norm": sums.gradient_norm,
         "tokens_per_second": sums.tokens / seconds,
+        "model_tflops_per_second": sums.model_flops / seconds / 1e12,
         "step_seconds": seconds,
         "data_wait_share": wait_seconds / seconds,
         "tokens": sums.tokens,

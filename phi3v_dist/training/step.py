@@ -29,6 +29,7 @@ class StepSums:
     documents: int
     damaged: tuple[tuple[int, str], ...]  # of this rank alone: sample number and reason
     damaged_count: int
+    model_flops: float
 
 
 def forward(model: Any, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
@@ -53,14 +54,14 @@ def take_step(
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate
     last = micro_steps(len(plan.packs), num_ranks) - 1
-    sums = torch.zeros(5, dtype=torch.float64, device=engine.device)
+    sums = torch.zeros(6, dtype=torch.float64, device=engine.device)
     damaged: list[tuple[int, str]] = []
     for number, batch in enumerate(batches):
         engine.set_gradient_accumulation_boundary(number == last)
         loss = forward(engine, batch.to(engine.device), engine.module.lm_head.weight.dtype)
         engine.backward(loss * (num_ranks / max(plan.weight, 1)), scale_wrt_gas=False)
         engine.step()
-        sums += _sums_of(batch, loss.detach())
+        sums += _sums_of(batch, loss.detach(), engine.module)
         damaged.extend(batch.damaged)
     total = sum_over_ranks(sums).tolist()
     return StepSums(
@@ -71,11 +72,19 @@ def take_step(
         documents=int(total[3]),
         damaged=tuple(damaged),
         damaged_count=int(total[4]),
+        model_flops=total[5],
     )
 
 
-def _sums_of(batch: Batch, loss: torch.Tensor) -> torch.Tensor:
+def _sums_of(batch: Batch, loss: torch.Tensor, model: Any) -> torch.Tensor:
     counts = [0 if batch.weight == 0 else len(x) for x in (batch.input_ids, batch.targets, batch.samples)]
-    numbers = torch.tensor([0.0, *counts, len(batch.damaged)], dtype=torch.float64, device=loss.device)
+    flops = 0 if batch.weight == 0 else _flops_of(batch, model)
+    numbers = torch.tensor([0.0, *counts, len(batch.damaged), flops], dtype=torch.float64, device=loss.device)
     numbers[0] = loss.double()
     return numbers
+
+
+def _flops_of(batch: Batch, model: Any) -> float:
+    image_tokens = int((batch.input_ids < 0).sum())
+    crops = len(batch.crops) + len(batch.grids)  # each picture's global view is made on the device
+    return model.training_flops(batch.cu_seqlens.diff().tolist(), len(batch.targets), crops, image_tokens)

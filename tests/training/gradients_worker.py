@@ -116,6 +116,7 @@ def main():
             batches = [blank_batch(processor) if p is None else collate(packs[p[0]]) for p in places]
             sums = take_step(engine, plan, batches, learning_rate=LEARNING_RATE, num_ranks=who.num_ranks)
             told[f"{number}.loss"] = torch.tensor(sums.loss)
+            told[f"{number}.model_flops"] = sums.model_flops
             told[f"{number}.gradient_norm"] = torch.tensor(sums.gradient_norm)
         for name, parameter in engine.module.named_parameters():
             told[f"end.{name}"] = safe_get_full_fp32_param(parameter).clone() if parameter.requires_grad else None

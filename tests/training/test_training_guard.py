@@ -10,7 +10,16 @@ from phi3v_dist.errors import RunError
 from phi3v_dist.training.guard import Guard
 from phi3v_dist.training.step import StepSums
 
-GOOD = StepSums(loss=1.5, gradient_norm=0.3, tokens=900, supervised=90, documents=100, damaged=(), damaged_count=0)
+GOOD = StepSums(
+    loss=1.5,
+    gradient_norm=0.3,
+    tokens=900,
+    supervised=90,
+    documents=100,
+    damaged=(),
+    damaged_count=0,
+    model_flops=1e9,
+)
 
 
 def test_a_good_step_passes_and_is_counted() -> None:

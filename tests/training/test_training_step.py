@@ -13,9 +13,12 @@ from launching import run_like_srun
 from safetensors.torch import load_file
 
 from phi3v_dist.config.options import DocumentOptions
+from phi3v_dist.costs import pack_flops
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.evaluation.generate import answer_samples
 from phi3v_dist.model import Phi3VForCausalLM
+from phi3v_dist.model.folder import read_config
+from phi3v_dist.model.phi3v import model_sizes
 from phi3v_dist.packing.collate import collate
 from phi3v_dist.shards.index import load_index
 from phi3v_dist.shards.read import ShardReader
@@ -78,6 +81,21 @@ def test_two_ranks_have_the_gradients_of_plain_pytorch(deepspeed, plain, step):
 def test_two_ranks_have_the_loss_and_norm_of_plain_pytorch(deepspeed, plain, step):
     for name in ("loss", "gradient_norm"):
         assert float(deepspeed[f"{step}.{name}"]) == pytest.approx(float(plain[f"{step}.{name}"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_model_flops_are_those_of_all_packs_and_of_no_blank_one(deepspeed, small_demo, step):
+    sizes = model_sizes(read_config(small_demo.folder / "base"))
+    _, steps = packs_of_steps(small_demo.folder / "base", small_demo.folder / "shards")
+    documents = [document for pack in steps[step] for document in pack]
+    expected = pack_flops(
+        sizes,
+        lengths=[len(document.input_ids) for document in documents],
+        supervised_tokens=supervised_tokens(steps[step]),
+        crops=sum(1 + rows * columns for document in documents for rows, columns in document.grids),
+        image_tokens=sum(int((document.input_ids < 0).sum()) for document in documents),
+    )
+    assert deepspeed[f"{step}.model_flops"] == pytest.approx(expected.training(), rel=1e-12)
 
 
 def test_text_only_step_leaves_no_gradient_in_the_vision_tower(deepspeed):
