@@ -209,9 +209,11 @@ def save_beside_weights(source: str | Path, target: str | Path) -> None:
         (target / _INDEX).unlink(missing_ok=True)
     if not source or not Path(source, "config.json").is_file() or target.samefile(source):
         return
-    config = (target / "config.json").read_bytes()
+    config = target / "config.json"
+    written = config.read_bytes()
     copy_side_files(source, target)
-    (target / "config.json").write_bytes(config)
+    if json.loads(config.read_bytes()) != json.loads(written):  # changed since it was read: the model's own counts
+        config.write_bytes(written)
     if Path(source, "tokenizer.json").is_file():
         write_generation_config(target, end_token_ids(source))
 

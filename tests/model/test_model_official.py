@@ -137,11 +137,19 @@ def test_save_pretrained_writes_the_official_layout(base: Path, tmp_path: Path) 
     model = Phi3VForCausalLM.from_pretrained(base)
     model.save_pretrained(tmp_path / "one")
     check_saved(tmp_path / "one", base, dict(iterate_weights(base)))
+    assert (tmp_path / "one/config.json").read_text() == (base / "config.json").read_text().replace(HUB, "")
     model.save_pretrained(tmp_path / "many", max_shard_size="10MB")
     check_saved(tmp_path / "many", base, dict(iterate_weights(base)))
     index = told(tmp_path / "many/model.safetensors.index.json")
     assert index["weight_map"].keys() == shapes_in(base).keys()
     assert index["metadata"]["total_size"] == 2 * sum(map(math.prod, shapes_in(base).values()))
+
+
+def test_a_config_that_was_changed_after_loading_is_saved_changed(base: Path, tmp_path: Path) -> None:
+    model = Phi3VForCausalLM.from_pretrained(base)
+    model.config.raw["use_cache"] = False
+    model.save_pretrained(tmp_path)
+    assert told(tmp_path / "config.json") == model.config.raw
 
 
 def test_save_pretrained_over_the_folder_it_came_from_leaves_the_other_files_alone(base: Path, tmp_path: Path) -> None:
