@@ -17,10 +17,12 @@ from typing import Any, ClassVar
 import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
 from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer, Phi3RMSNorm
 
 from phi3v_dist.costs import ModelSizes, pack_flops
 from phi3v_dist.model.attention import Attend, Borders, attend_in_pack
+from phi3v_dist.model.batches import forward_batch
 from phi3v_dist.model.configuration import Phi3VConfig
 from phi3v_dist.model.folder import SHARD_BYTES, save_beside_weights
 from phi3v_dist.model.loss import LanguageModelHead
@@ -129,21 +131,25 @@ class Phi3VForCausalLM(PreTrainedModel):
     def forward(
         self,
         input_ids: torch.Tensor,
-        positions: torch.Tensor,
-        cu_seqlens: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        cu_seqlens: torch.Tensor | None = None,
         pixels: torch.Tensor | None = None,
         grids: Grids = (),
         supervised: torch.Tensor | None = None,
         targets: torch.Tensor | None = None,
-        **_: Any,
-    ) -> torch.Tensor:
+        **batch: Any,
+    ) -> torch.Tensor | CausalLMOutput:
         """Logits (T, vocabulary) of a pack, or with ``targets`` its summed loss (float32 scalar).
 
         ``input_ids`` (T,) int64, negative at image tokens. ``positions`` (T,) int64, from 0 in each document.
         ``cu_seqlens`` (documents + 1,) int32. ``pixels`` (C, 3, H, W): each picture's global view and crops, with
         ``grids`` [(rows, columns)] per picture. ``supervised`` (M,) positions whose next token is scored against
         ``targets`` (M,).
+
+        Called with padded ids of two dimensions, as by transformers' users, it runs ``batches.forward_batch``.
         """
+        if positions is None or cu_seqlens is None:
+            return forward_batch(self, input_ids, **batch)
         hidden = self.hidden_states(input_ids, positions, cu_seqlens, pixels, grids)
         if targets is None or supervised is None:
             return self.lm_head(hidden)

@@ -54,9 +54,7 @@ def test_no_more_logits_than_one_chunk_stand_in_memory(
     assert rows == [1024, 1024, 452] * 2  # once forward, once again when gradients are taken
 
 
-@pytest.mark.parametrize(
-    ("width", "dtype", "most_megabytes"), [(192, torch.float32, 320), (3072, torch.bfloat16, 870)]
-)
+@pytest.mark.parametrize(("width", "dtype", "most_megabytes"), [(192, torch.float32, 320), (3072, torch.bfloat16, 870)])
 def test_peak_bytes_of_32k_supervised_positions_are_those_of_one_chunk(
     width: int, dtype: torch.dtype, most_megabytes: int
 ) -> None:
