@@ -21,7 +21,7 @@ $(INSTALLED): constraints.txt setup.cfg Makefile
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "ERROR $(PYTHON) can't make a virtual environment. Install it: apt-get install python3-venv"; exit 2; }
 	@command -v g++ >/dev/null || { echo "ERROR g++ is missing, DeepSpeed compiles a module with it. Install it: apt-get install g++"; exit 2; }
 	@$(PYTHON) -c 'import pathlib, sysconfig, sys; sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists())' || { echo "ERROR Python.h is missing, DeepSpeed compiles a module with it. Install it: apt-get install python3-dev"; exit 2; }
-	@echo "--- installing into .venv (about 1.7 GB, a minute or two)"
+	@echo "--- installing into .venv (about 2 GB, a minute or two)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) -q "$(TORCH)" 2>/dev/null || $(PIP) --index-url $(TORCH_INDEX) "$(TORCH)"
 	$(PIP) -c constraints.txt -e '.[dev]'
