@@ -23,7 +23,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("shards_folder", type=Path, help="index.parquet, manifest.json, {train,heldout}/*.tar")
     parser.add_argument("--split", choices=["heldout", "train"], default="heldout", help="default: heldout")
     parser.add_argument("--output", type=Path, help="folder to write to (default: the one that holds model_folder)")
-    parser.add_argument("--template", choices=["mission", "official"], default="mission", help="default: mission")
     parser.add_argument("--max-new-tokens", type=_count, default=96, help="longest answer (tokens, default: 96)")
     parser.add_argument("--batch-products", type=_count, default=64, help="products answered at once (default: 64)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
@@ -33,7 +32,6 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
     """Evaluate and print the table of scores."""
     options = _parse()
-    from phi3v_dist.config.options import DocumentOptions
     from phi3v_dist.evaluation.run import evaluate_folder, print_scores
 
     evaluation = evaluate_folder(
@@ -44,7 +42,6 @@ def main() -> None:
         max_new_tokens=options.max_new_tokens,
         batch_products=options.batch_products,
         device=options.device,
-        documents=DocumentOptions(template=options.template),
     )
     print_scores(evaluation)
 

@@ -5,11 +5,15 @@ one trap of serving is LongRoPE: Phi-3-Vision has two lists of factors, the offi
 each call, vLLM takes one for all prompts when it starts (facts: phi3v.md, 9.3).
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 from phi3v_dist.documents.prompt import QUESTION
+from phi3v_dist.errors import ModelFolderError
 
+FACTS = "phi3v_dist.json"  # the card for programs
 BEGIN, END = "<!-- phi3v-dist: begin -->", "<!-- phi3v-dist: end -->"
 _BETWEEN = {"mission": "", "official": "\\n"}  # what stands between <|end|> and <|assistant|>
 
@@ -29,6 +33,24 @@ class Training:
     rope_mode: Literal["per_document", "short", "long"]
     rope_border: int | None
     longest_document: int | None
+
+
+def facts(trained: Training) -> str:
+    """Return the same facts as JSON, the content of ``FACTS``: evaluation asks the model as it was trained."""
+    return json.dumps(asdict(trained), indent=2, sort_keys=True) + "\n"
+
+
+def read_facts(model_folder: Path) -> dict[str, Any]:
+    """Return the facts of an export; of a folder that never went through one, those of the official models."""
+    path = model_folder / FACTS
+    if not path.is_file():
+        return {"template": "mission", "rope_mode": "per_document"}
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return {name: told[name] for name in ("template", "rope_mode")}
+    except (ValueError, KeyError, TypeError) as error:
+        mend = "Export the run again: python tools/consolidate.py RUN_FOLDER MODEL_FOLDER"
+        raise ModelFolderError(f"can't be read ({error!r})", where=str(path), mend=mend) from None
 
 
 def model_card(trained: Training) -> str:

@@ -5,8 +5,9 @@ master copy, every other file byte for byte from the model folder that training 
 without a GPU and without the ranks that trained; parameters are merged one at a time. What training never changes (see
 model/never_trained.py) comes from the base too.
 
-Three files may differ from the base's: ``generation_config.json`` names the tokens that end an answer, ``README.md``
-has the model card (card.py), ``preprocessor_config.json`` the ``num_crops`` of the run where that was another.
+Four files may differ from the base's: ``generation_config.json`` names the tokens that end an answer, ``README.md``
+has the model card and ``phi3v_dist.json`` the same for programs (card.py), ``preprocessor_config.json`` the
+``num_crops`` of the run where that was another.
 """
 
 import io
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from phi3v_dist.checkpoints.card import Training, model_card, with_card
+from phi3v_dist.checkpoints.card import FACTS, Training, facts, model_card, with_card
 from phi3v_dist.checkpoints.choose import ENGINE, Checkpoint, newest_checkpoint
 from phi3v_dist.config.loading import load_config
 from phi3v_dist.config.options import DocumentOptions, RunConfig
@@ -86,19 +87,18 @@ def _texts(run: RunConfig, model: Phi3VConfig, base: Path, checkpoint: Checkpoin
     num_crops, of_base = (
         DocumentProcessor.from_folder(base, options).num_crops for options in (run.documents, DocumentOptions())
     )
-    card = model_card(
-        Training(
-            base=base.resolve().name,
-            steps=checkpoint.step,
-            template=run.documents.template,
-            num_crops=num_crops,
-            rope_mode=run.model.rope_mode,
-            rope_border=model.original_max_position_embeddings if model.long_rope else None,
-            longest_document=checkpoint.longest_document,
-        )
+    trained = Training(
+        base=base.resolve().name,
+        steps=checkpoint.step,
+        template=run.documents.template,
+        num_crops=num_crops,
+        rope_mode=run.model.rope_mode,
+        rope_border=model.original_max_position_embeddings if model.long_rope else None,
+        longest_document=checkpoint.longest_document,
     )
     readme = base / "README.md"
-    texts = {"README.md": with_card(readme.read_text(encoding="utf-8") if readme.is_file() else None, card)}
+    before = readme.read_text(encoding="utf-8") if readme.is_file() else None
+    texts = {"README.md": with_card(before, model_card(trained)), FACTS: facts(trained)}
     if num_crops != of_base:
         settings = (base / _PREPROCESSOR).read_text(encoding="utf-8")
         texts[_PREPROCESSOR] = re.sub(r'("num_crops"\s*:\s*)\d+', rf"\g<1>{num_crops}", settings)

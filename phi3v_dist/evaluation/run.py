@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from phi3v_dist.checkpoints.card import read_facts
 from phi3v_dist.config.options import DocumentOptions, EvaluationOptions
 from phi3v_dist.console import say, table
 from phi3v_dist.documents.processor import DocumentProcessor
@@ -22,6 +23,7 @@ from phi3v_dist.evaluation.generate import answer_samples
 from phi3v_dist.evaluation.scores import baselines, score
 from phi3v_dist.files import write_json, write_text
 from phi3v_dist.model import Phi3VForCausalLM
+from phi3v_dist.model.attention import choose_kernel
 from phi3v_dist.model.folder import check_names, read_config, shapes_in
 from phi3v_dist.shards.index import ShardIndex, load_index
 from phi3v_dist.shards.read import ShardReader
@@ -39,19 +41,21 @@ def evaluate_folder(
     max_new_tokens: int = EvaluationOptions().max_new_tokens,
     batch_products: int = 64,
     device: str = "auto",
-    documents: DocumentOptions | None = None,
 ) -> dict[str, Any]:
     """Answer every product of ``split``, write scores and predictions, and return the scores.
 
-    ``output_folder``: default is the folder that holds the model folder. ``documents``: the template that the model
-    was trained with. Raises ``ModelFolderError``, ``ShardError``, ``HardwareError``.
+    The model is asked with the prompt and the RoPE factors that it was trained with (``checkpoints.card``).
+    ``output_folder``: default is the folder that holds the model folder. Raises ``ModelFolderError``, ``ShardError``,
+    ``HardwareError``.
     """
     _check_model_folder(model_folder)
     device = _device(device)
     index = load_index(shards_folder)
     numbers, train_numbers = (_numbers(index, name, shards_folder) for name in (split, "train"))
+    trained = read_facts(model_folder)
     model = _load_model(model_folder, device)
-    processor = DocumentProcessor.from_folder(model_folder, documents or DocumentOptions())
+    model.rope_mode = trained["rope_mode"]
+    processor = DocumentProcessor.from_folder(model_folder, DocumentOptions(template=trained["template"]))
     predictions = answer_samples(
         model,
         processor,
@@ -106,7 +110,9 @@ def _load_model(folder: Path, device: str) -> Phi3VForCausalLM:
     disable_progress_bar()
     # A CPU computes bf16 slower than float32, which holds every bf16 weight exactly.
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    return Phi3VForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    model = Phi3VForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    model.attention_kernel, _ = choose_kernel("auto", device, dtype)
+    return model
 
 
 def _numbers(index: ShardIndex, split: str, folder: Path) -> np.ndarray:

@@ -5,7 +5,8 @@ included. The prompts run as one pack; then every sequence takes one token per c
 sequence, so prompts may differ in length without padding.
 
 Under ZeRO-3 every rank must run the same modules equally often: ``everyone_done`` lets the caller agree with the
-other ranks on when to stop, and a rank that has finished goes on until all have.
+other ranks on when to stop, and a rank that has finished goes on until all have. The same agreement decides when
+prompts are read again, see below.
 
 When a sequence grows past the border of LongRoPE's short factors all its keys change. The official Phi-3 code keeps
 the old ones and degrades (facts: phi3v.md, 2.2); here the prompts are read again with what was generated so far.
@@ -86,13 +87,13 @@ def generate(
     prompt_ids = [torch.from_numpy(np.asarray(prompt.input_ids)).long().to(device) for prompt in prompts]
     grids = [grid for prompt in prompts for grid in prompt.grids]
     new = torch.zeros((len(prompts), 0), dtype=torch.long, device=device)
-    border = model.config.original_max_position_embeddings
+    crossing = _Crossing(model, prompt_ids, max_new_tokens, everyone_done)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     ends = torch.tensor(sorted(end_ids), device=device)
     cache = None
     for _ in range(max_new_tokens):
         lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device) + new.shape[1]
-        if cache is None or bool((lengths == border + 1).any()):
+        if cache is None or crossing.now(lengths):
             cache = SequenceCache(lengths, max_new_tokens)
             logits = _read(model, prompt_ids, new, pixels, grids, cache)
         else:
@@ -104,6 +105,28 @@ def generate(
             break
     stop = set(end_ids)
     return [_cut(ids, stop) for ids in new.tolist()]
+
+
+class _Crossing:
+    """Whether some sequence, on any rank, has just grown past the border where its RoPE factors change."""
+
+    def __init__(
+        self,
+        model: Phi3VForCausalLM,
+        prompt_ids: Sequence[torch.Tensor],
+        max_new_tokens: int,
+        everyone_done: Callable[[bool], bool],
+    ) -> None:
+        self.border = model.config.original_max_position_embeddings
+        self.agree = everyone_done
+        fixed = model.rope_mode != "per_document" or model.config.long_rope is None
+        crosses = [len(ids) <= self.border < len(ids) + max_new_tokens for ids in prompt_ids]
+        # Asked once for all tokens, so that short answers cost no more collectives.
+        self.possible = not fixed and not everyone_done(not any(crosses))
+
+    def now(self, lengths: torch.Tensor) -> bool:
+        """Return the same on every rank: all read their prompts again, or none."""
+        return self.possible and not self.agree(not bool((lengths == self.border + 1).any()))
 
 
 def _cut(ids: list[int], stop: set[int]) -> list[int]:

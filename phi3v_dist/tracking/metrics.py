@@ -31,7 +31,7 @@ METRICS = {
     "supervised_tokens": "tokens of this step that the loss is taken on",
     "documents": "documents of this step's packs",
     "packs": "packs of this step",
-    "damaged_samples": "samples since the start whose picture could not be read",
+    "damaged_samples": "samples of this epoch so far whose picture could not be read",
     "epoch": "passes over the training split so far",
     "memory_bytes": "largest memory of this rank so far",
     "checkpoint_seconds": "s that the last checkpoint took",

@@ -12,15 +12,18 @@ from phi3v_dist.training.step import StepSums
 
 
 class Guard:
-    """Counts over the whole start. ``max_damaged_share``: of the documents seen so far."""
+    """``max_damaged_share``: of the documents seen in this epoch; each epoch meets the same damaged samples again."""
 
     def __init__(self, max_damaged_share: float) -> None:
         self.max_damaged_share = max_damaged_share
+        self.epoch = 0
         self.damaged = 0
         self.documents = 0
 
-    def check(self, step: int, sums: StepSums) -> None:
+    def check(self, step: int, sums: StepSums, epoch: int = 0) -> None:
         """Raise ``RunError`` when the run must not go on after this step."""
+        if epoch != self.epoch:
+            self.epoch, self.damaged, self.documents = epoch, 0, 0
         self.damaged += sums.damaged_count
         self.documents += sums.documents
         for sample, reason in sums.damaged:

@@ -74,7 +74,7 @@ def _take_steps(run: Run) -> None:
         rate = learning_rate(plan.step, total, config.training)
         sums = take_step(run.engine, plan, batches, learning_rate=rate, num_ranks=run.who.num_ranks)
         now, wait = time.monotonic(), run.loader.wait_seconds
-        run.guard.check(step, sums)
+        run.guard.check(step, sums, plan.epoch)
         metrics = _metrics(plan, sums, rate, now - ended, wait - waited, run.guard)
         if _due(step, config.evaluation.every_steps, total):
             metrics |= run.validation.run(run.engine, step, run.tracker)

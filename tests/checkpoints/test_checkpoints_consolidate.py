@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from phi3v_dist.checkpoints import consolidate as module
+from phi3v_dist.checkpoints.card import read_facts
 from phi3v_dist.checkpoints.consolidate import consolidate
 from phi3v_dist.documents.demo_tokenizer import build_demo_tokenizer
-from phi3v_dist.errors import CheckpointError
+from phi3v_dist.errors import CheckpointError, ModelFolderError
 from phi3v_dist.files import write_json
 from phi3v_dist.model.demo import demo_config, demo_model
 from phi3v_dist.model.folder import iterate_weights, read_config, write_folder
@@ -51,7 +52,8 @@ def run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def differing(base: Path, export: Path) -> set[str]:
     names = {path.name for path in export.iterdir()}
-    assert names == {path.name for path in base.iterdir()}
+    assert names == {path.name for path in base.iterdir()} | {"phi3v_dist.json"}
+    names.remove("phi3v_dist.json")
     return {name for name in names if (base / name).read_bytes() != (export / name).read_bytes()}
 
 
@@ -104,3 +106,16 @@ def test_a_run_folder_that_lacks_something_is_one_line(run: Path, tmp_path: Path
         consolidate(run, tmp_path / "export")
     assert name in caught.value.where
     assert not (tmp_path / "export").exists()
+
+
+def test_facts_tell_how_to_ask_the_model(run: Path, base: Path, tmp_path: Path) -> None:
+    (run / "config.yaml").write_text("documents: {template: official}\nmodel: {rope_mode: long}\n")
+    consolidate(run, tmp_path / "export")
+    assert read_facts(tmp_path / "export") == {"template": "official", "rope_mode": "long"}
+    assert read_facts(base) == {"template": "mission", "rope_mode": "per_document"}
+
+
+def test_torn_facts_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "phi3v_dist.json").write_text("{")
+    with pytest.raises(ModelFolderError, match="Export the run again"):
+        read_facts(tmp_path)

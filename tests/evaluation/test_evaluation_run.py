@@ -9,9 +9,10 @@ import pytest
 
 from phi3v_dist.errors import ModelFolderError, ShardError
 from phi3v_dist.evaluation import generate as generate_module
-from phi3v_dist.evaluation.answers import ParsedAnswer, parse_answer
+from phi3v_dist.evaluation.answers import ParsedAnswer, Prediction, parse_answer
 from phi3v_dist.evaluation.generate import answer_samples, show_predictions
 from phi3v_dist.evaluation.run import evaluate_folder, print_scores
+from phi3v_dist.images import open_image
 from phi3v_dist.shards.index import load_index
 from phi3v_dist.shards.read import ShardReader
 
@@ -102,6 +103,45 @@ def test_a_model_that_writes_the_truth_is_right_about_each_product(run_parent, m
     assert [prediction.sample for prediction in predictions] == numbers
     assert all(prediction.parsed == prediction.truth for prediction in predictions)
     shown = show_predictions(predictions, reader)
-    assert shown[0].picture == reader.sample(numbers[0]).images[0]
+    assert shown[0].picture.tobytes() == open_image(reader.sample(numbers[0]).images[0]).tobytes()
     fields = shown[0].fields
     assert parse_answer(shown[0].answer) == ParsedAnswer(fields["title"], fields["category"], fields["price"])
+
+
+@pytest.fixture
+def damaged_shards(run_parent, tmp_path):
+    """A copy of the shards with one byte of the second held-out picture flipped, and that sample's number."""
+    shutil.copytree(run_parent / "shards", tmp_path / "shards")
+    index = load_index(tmp_path / "shards")
+    number = int(index.numbers("heldout")[1])
+    row = index.row(number)
+    with open(tmp_path / "shards" / row["shard"], "r+b") as tar:
+        tar.seek(row["image_offset"][0] + 100)
+        byte = tar.read(1)[0]
+        tar.seek(-1, 1)
+        tar.write(bytes([byte ^ 255]))
+    return tmp_path / "shards", number
+
+
+def test_damaged_sample_counts_as_unparsed_and_changes_no_other_answer(
+    damaged_shards, lines, run_parent, tmp_path, caplog
+):
+    shards, number = damaged_shards
+    evaluation = evaluate_folder(
+        run_parent / "export", shards, max_new_tokens=8, device="cpu", output_folder=tmp_path / "scores"
+    )
+    found = [json.loads(line) for line in (tmp_path / "scores/predictions.jsonl").read_text().splitlines()]
+    assert evaluation["count"] == len(lines)
+    expected = [line | ({"answer": "", "parsed": None} if line["sample"] == number else {}) for line in lines]
+    assert found == expected
+    assert f"sample {number} is damaged" in caplog.text
+
+
+def test_damaged_sample_is_shown_as_a_white_picture(damaged_shards, lines):
+    shards, number = damaged_shards
+    index = load_index(shards)
+    row = index.row(number)
+    prediction = Prediction(number, row["product_code"], row["title"], row["category"], row["price"], "", None)
+    shown = show_predictions([prediction], ShardReader(index))[0]
+    assert shown.picture.size == index.sizes(number)[0]
+    assert shown.picture.getextrema() == ((255, 255),) * 3

@@ -10,7 +10,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from phi3v_dist.errors import ModelFolderError
-from phi3v_dist.model.folder import check_names, iterate_weights, read_config, shapes_in, weight_files, write_folder
+from phi3v_dist.model.folder import (
+    check_names,
+    fingerprint,
+    iterate_weights,
+    read_config,
+    shapes_in,
+    weight_files,
+    write_folder,
+)
 
 TENSORS = {f"layer.{n}.weight": torch.arange(n, n + 16, dtype=torch.bfloat16).reshape(4, 4) for n in range(5)}
 ALIAS = "model.vision_embed_tokens.wte.weight"
@@ -199,3 +207,16 @@ def test_a_good_config_is_read(tmp_path: Path, kind: str) -> None:
     raw = CONFIG | {"rope_scaling": ROPE | {"type": kind}}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     assert read_config(tmp_path).to_dict() == raw
+
+
+def test_fingerprint_sees_other_weights_and_other_side_files(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(3_000_000))
+    prints = {fingerprint(tmp_path)}
+    weights.write_bytes(bytes(2_000_000) + bytes([1]) * 1_000_000)
+    prints.add(fingerprint(tmp_path))
+    (tmp_path / "config.json").write_text("[]")
+    prints.add(fingerprint(tmp_path))
+    assert len(prints) == 3
+    assert fingerprint(tmp_path) in prints

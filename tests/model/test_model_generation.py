@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from formula import MANIFEST, golden_model, golden_values, pixels_of
 
+from phi3v_dist.model import generation
 from phi3v_dist.model.generation import generate
 
 
@@ -62,4 +63,22 @@ def test_answer_is_cut_before_its_end_token_and_ranks_are_asked_each_token(model
     answer = generate(model, [prompt], None, 16, [told[3]], lambda done: asked.append(done) or done)
     first = told.index(told[3])
     assert answer[0] == told[:first]
-    assert asked == [False] * first + [True]
+    no_crossing = [True]  # asked once before the first token
+    assert asked == no_crossing + [False] * first + [True]
+
+
+def test_a_rank_that_crosses_makes_every_rank_read_again(model, values):
+    """What another rank says through ``everyone_done`` decides, and the answer stays the same."""
+    prompt = prompt_of("text_short", values)
+    model.config.original_max_position_embeddings = len(prompt.input_ids) + 8  # this rank would cross at token 9
+    try:
+        alone = generate(model, [prompt], None, 6, end_ids=())
+        read = []
+        original = generation._read
+        generation._read = lambda *arguments: read.append(1) or original(*arguments)
+        together = generate(model, [prompt], None, 6, (), lambda done: False)
+    finally:
+        generation._read = original
+        model.config.original_max_position_embeddings = 4096
+    assert together == alone
+    assert len(read) == 6  # here the other rank says at each token that it crosses

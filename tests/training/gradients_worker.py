@@ -25,6 +25,7 @@ from phi3v_dist.shards.index import load_index
 from phi3v_dist.shards.read import ShardReader
 
 LEARNING_RATE = 1e-3
+BORDER_OF_RANK_0 = 43  # tokens: prompts have about 40
 CHUNK_POSITIONS = 32
 
 
@@ -73,14 +74,19 @@ def supervised_tokens(packs):
 
 
 def answers(engine, model_folder, shards_folder, who):
-    """What this rank answers to its three products: rank 1's prompts are other ones than rank 0's."""
+    """What this rank answers to its three products: rank 1's prompts are other ones than rank 0's, and rank 0's alone
+    cross the border where RoPE factors change.
+    """
     processor = DocumentProcessor.from_folder(model_folder, DocumentOptions())
     numbers = [3 * who.rank, 3 * who.rank + 1, 3 * who.rank + 2]
     reader = ShardReader(load_index(shards_folder))
     engine.eval()
+    border = engine.module.config.original_max_position_embeddings
+    engine.module.config.original_max_position_embeddings = BORDER_OF_RANK_0 if who.is_rank_0 else border
     given = answer_samples(engine.module, processor, reader, numbers, max_new_tokens=6,
                            everyone_done=lambda done: everyone(done, engine.device))  # fmt: skip
     engine.train()
+    engine.module.config.original_max_position_embeddings = border
     return [prediction.answer for prediction in given]
 
 

@@ -54,3 +54,11 @@ def test_a_damaged_sample_of_this_rank_is_logged_with_its_reason(caplog: pytest.
         Guard(0.5).check(4, replace(GOOD, damaged=((17, "truncated JPEG"),), damaged_count=1))
     assert "step 4: sample 17" in caplog.text
     assert "truncated JPEG" in caplog.text
+
+
+def test_the_same_damaged_sample_in_the_next_epoch_is_counted_anew() -> None:
+    guard = Guard(0.001)
+    for epoch in range(3):
+        guard.check(4 * epoch + 1, replace(GOOD, damaged_count=1), epoch)
+        guard.check(4 * epoch + 2, GOOD, epoch)
+    assert (guard.documents, guard.damaged) == (200, 1)

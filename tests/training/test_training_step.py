@@ -8,7 +8,14 @@ again in backward, and on DeepSpeed's side lm_head takes its positions in severa
 
 import pytest
 import torch
-from gradients_worker import CHUNK_POSITIONS, LEARNING_RATE, configuration, packs_of_steps, supervised_tokens
+from gradients_worker import (
+    BORDER_OF_RANK_0,
+    CHUNK_POSITIONS,
+    LEARNING_RATE,
+    configuration,
+    packs_of_steps,
+    supervised_tokens,
+)
 from launching import run_like_srun
 from safetensors.torch import load_file
 
@@ -16,6 +23,7 @@ from phi3v_dist.config.options import DocumentOptions
 from phi3v_dist.costs import pack_flops
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.evaluation.generate import answer_samples
+from phi3v_dist.images import open_image
 from phi3v_dist.model import Phi3VForCausalLM
 from phi3v_dist.model.folder import read_config
 from phi3v_dist.model.phi3v import model_sizes
@@ -59,8 +67,11 @@ def plain(small_demo):
 
 def test_answers_under_zero_3_equal_those_of_one_process(deepspeed, small_demo):
     model = Phi3VForCausalLM.from_pretrained(small_demo.folder / "base", dtype=torch.float32)
+    model.config.original_max_position_embeddings = BORDER_OF_RANK_0
     processor = DocumentProcessor.from_folder(small_demo.folder / "base", DocumentOptions())
     reader = ShardReader(load_index(small_demo.folder / "shards"))
+    prompts = [processor.prompt([open_image(reader.sample(number).images[0])]) for number in (0, 1, 2)]
+    assert any(len(prompt.input_ids) <= BORDER_OF_RANK_0 < len(prompt.input_ids) + 6 for prompt in prompts)
     given = answer_samples(model, processor, reader, [0, 1, 2], max_new_tokens=6)
     assert deepspeed["answers"] == [prediction.answer for prediction in given]
 
