@@ -8,7 +8,7 @@ from pathlib import Path
 from phi3v_dist.console import run_command, say
 from phi3v_dist.errors import RunError
 from phi3v_dist.evaluation.bars import judge
-from phi3v_dist.training.rehearsal import train_through_a_kill
+from phi3v_dist.training.rehearsal import hold_to_settings, train_through_a_kill
 
 EXAMPLE = "example:\n  python tools/demo.py runs/demo"
 RECIPE = "launch/recipes/demo_cpu.yaml"
@@ -22,6 +22,7 @@ def main() -> None:
         mend = f"Give {FEWEST_STEPS} or more."
         raise RunError("too few to be killed between two checkpoints", where="--steps", value=args.steps, mend=mend)
     folder, catalog = args.folder, args.folder / "catalog"
+    hold_to_settings(folder, {name: vars(args)[name] for name in ("products", "seed", "steps")})
     save_every = max(2, args.steps // 5)
     options = {
         "run_folder": folder / "train",

@@ -4,19 +4,42 @@ Enters: the command that trains, and its run folder. Leaves: a finished run, and
 had the same losses to the last bit. Nothing in the training code knows that it is rehearsed.
 """
 
+import json
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from phi3v_dist.console import say
 from phi3v_dist.errors import RunError
+from phi3v_dist.files import write_json
 from phi3v_dist.tracking.metrics import METRICS_FILE, REPLAYED_FILE, compare_replayed, read_metrics
 from phi3v_dist.training.resume import is_finished
 
+_DEMO_FILE = "demo.json"
 _LOOK_EVERY_SECONDS = 0.05
+
+
+def hold_to_settings(folder: Path, settings: Mapping[str, int]) -> None:
+    """Write down in ``folder`` what its rehearsal is made with, so that old results never pass for those of other ones.
+
+    Raises ``RunError`` where it was made with others. A folder that doesn't tell is new.
+    """
+    file = folder / _DEMO_FILE
+    if not file.exists():
+        write_json(file, settings)
+    before = file.read_text(encoding="utf-8")
+    try:
+        same = json.loads(before) == settings
+    except ValueError:
+        same = False
+    if not same:
+        wanted = ", ".join(f"{name} {value}" for name, value in settings.items())
+        mend = f"Give another folder, or delete {folder} to make it anew."
+        raise RunError(f"made with other settings than {wanted}", where=str(file), value=before, mend=mend)
 
 
 def train_through_a_kill(command: Sequence[str], run_folder: Path, kill_at: int) -> None:
@@ -51,7 +74,8 @@ def _kill_at(command: Sequence[str], run_folder: Path, kill_at: int) -> None:
         ranks = _ranks_below(launcher.pid)
         say(f"kill -9 {' '.join(str(rank.pid) for rank in ranks)}, and the same command again")
         for rank in ranks:
-            rank.kill()
+            with suppress(psutil.NoSuchProcess):
+                rank.kill()
 
 
 def _last_step(run_folder: Path) -> int:
@@ -61,12 +85,15 @@ def _last_step(run_folder: Path) -> int:
 
 def _ranks_below(launcher: int) -> list[psutil.Process]:
     """The processes that train: those of launch/train.py that no other such process started (its loaders)."""
-    training = [p for p in psutil.Process(launcher).children(recursive=True) if _trains(p)]
-    pids = {process.pid for process in training}
-    return [process for process in training if process.ppid() not in pids]
+    parents = {}
+    for process in psutil.Process(launcher).children(recursive=True):
+        with suppress(psutil.Error):  # it ended meanwhile
+            if _trains(process.cmdline()):
+                parents[process] = process.ppid()
+    pids = {process.pid for process in parents}
+    return [process for process, parent in parents.items() if parent not in pids]
 
 
-def _trains(process: psutil.Process) -> bool:
+def _trains(words: Sequence[str]) -> bool:
     # launcher processes hold the script's name too, behind a -m of their own
-    words = process.cmdline()
     return any(word.endswith("launch/train.py") for word in words) and "-m" not in words

@@ -143,6 +143,14 @@ WRONG = {
     "no model to score": ("tools/evaluate.py {work}/none {demo}/shards", ["{work}/none", "tools/consolidate.py"]),
     "no shards to score on": ("tools/evaluate.py {demo}/base {work}/none", ["{work}/none", "tools/make_shards.py"]),
     "nothing to report": ("tools/report.py {work}/none", ["{work}/none/train/metrics.jsonl", "launch/train.py"]),
+    "demo below a file": ("tools/demo.py {work}/file/x", ["{work}/file", "Mend the path"]),
+    "demo with another seed": (
+        "tools/demo.py --seed 1 {work}/seed0",
+        ["{work}/seed0/demo.json", "products 2600, seed 1, steps 1300", '"seed": 0', "another folder"],
+    ),
+    "demo with more steps": ("tools/demo.py --steps 1400 {work}/seed0", ["{work}/seed0/demo.json", "steps 1400"]),
+    "demo with fewer products": ("tools/demo.py --products 9 {work}/seed0", ["products 9, seed 0"]),
+    "demo whose settings are no JSON": ("tools/demo.py {work}/torn", ["{work}/torn/demo.json", "another folder"]),
     "demo too short to be killed": ("tools/demo.py --steps 3 {work}/x", ["--steps", "found 3", "10 or more"]),
 }
 
@@ -156,6 +164,9 @@ def work(tmp_path_factory) -> Path:
     (folder / "one.csv").write_text(header + "1,Bag,BAGS,10,EUR,,none.jpg\n")
     (folder / "own").mkdir()
     (folder / "own/products.csv").write_text(header)
+    for name, settings in (("seed0", '{"products": 2600, "seed": 0, "steps": 1300}'), ("torn", '{"prod')):
+        (folder / name).mkdir()
+        (folder / name / "demo.json").write_text(settings)
     return folder
 
 
@@ -240,8 +251,11 @@ def test_report_of_a_run_alone_says_where_it_is(call, tmp_path):
     assert out.startswith(f"wrote {tmp_path}/report.html (") and (tmp_path / "report.html").stat().st_size > 10_000
 
 
-def test_demo_stops_at_the_stage_that_fails_and_names_it(call, work):
-    code, out, err = call("tools/demo.py", "--steps", 10, work / "file")
+def test_demo_stops_at_the_stage_that_fails_and_names_it_also_when_started_again(call, tmp_path):
+    (tmp_path / "catalog").touch()
+    call("tools/demo.py", "--steps", 10, tmp_path)
+    code, out, err = call("tools/demo.py", "--steps", 10, tmp_path)
+    assert json.loads((tmp_path / "demo.json").read_text()) == {"products": 2600, "seed": 0, "steps": 10}
     assert code == 2
     cause, stage = err.splitlines()
     assert SHAPE.fullmatch(cause) and "can't be made" in cause
