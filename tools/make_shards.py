@@ -20,7 +20,7 @@ def main() -> int:
     )
     parser.add_argument("--config", required=True, metavar="RECIPE", help="YAML recipe (sections catalog and shards)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="options laid over the recipe's")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     config = load_config(arguments.config, arguments.overrides).config
     summary = make_shards(config.catalog, config.shards)
     show(summary)
