@@ -13,7 +13,7 @@ import torch
 
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.options import RunConfig, TrainingOptions
-from phi3v_dist.errors import HardwareError
+from phi3v_dist.errors import HardwareError, UserError
 from phi3v_dist.model.attention import choose_kernel
 from phi3v_dist.model.loss import choose_loss
 
@@ -43,8 +43,18 @@ class Backend:
 def choose_backend(config: RunConfig, who: ClusterInfo) -> Backend:
     """Choose by ``training.device`` and ``training.precision``.
 
-    Raises ``HardwareError`` when the recipe asks for a GPU and there is none, or fewer than ranks on this machine.
+    Raises ``HardwareError`` when the recipe asks for a GPU and there is none, or fewer than ranks on this machine, or
+    for a kernel that this machine lacks.
     """
+    try:
+        return _choose(config, who)
+    except UserError as error:
+        # Ranks haven't met yet and machines may differ: rank 0 may go on and wait, so each machine's first rank speaks.
+        error.on_every_rank = who.rank_of_node > 0
+        raise
+
+
+def _choose(config: RunConfig, who: ClusterInfo) -> Backend:
     wanted = config.training.device
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     use_gpu = wanted == "cuda" or (wanted == "auto" and gpus > 0)
@@ -64,14 +74,12 @@ def choose_backend(config: RunConfig, who: ClusterInfo) -> Backend:
 def _too_few(gpus: int, wanted: str, who: ClusterInfo) -> HardwareError:
     """All ranks of a machine fail alike: if some went on, or took the CPU, they would wait for the others for ever."""
     has = f"{gpus} for {who.ranks_per_node} ranks" if gpus else "none"
-    error = HardwareError(
+    return HardwareError(
         f"each rank needs a CUDA device of its own and this machine has {has}",
         where="training.device",
         value=wanted,
         mend="Start on a GPU node with one rank per GPU, or set training.device=cpu.",
     )
-    error.on_every_rank = who.rank_of_node > 0  # one machine of several may lack them: its first rank speaks
-    return error
 
 
 def _settle_libraries(device: torch.device) -> None:

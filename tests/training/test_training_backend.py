@@ -75,6 +75,16 @@ def test_fewer_gpus_than_ranks_is_refused_on_every_rank_of_the_machine(
 
 
 @pytest.mark.usefixtures("no_gpus")
+@pytest.mark.parametrize("name", ["attention", "loss"])
+@pytest.mark.parametrize("local", [0, 1])
+def test_the_first_rank_of_each_machine_tells_which_kernel_it_lacks(name: str, local: int) -> None:
+    config = RunConfig.model_validate({"model": {name: {"attention": "varlen", "loss": "liger"}[name]}})
+    with pytest.raises(HardwareError, match=rf"^model\.{name}") as caught:
+        choose_backend(config, replace(FOURTH_OF_FOUR, rank=2 + local, rank_of_node=local))
+    assert caught.value.on_every_rank == (local > 0)
+
+
+@pytest.mark.usefixtures("no_gpus")
 def test_an_attention_kernel_that_needs_a_gpu_is_refused_on_a_cpu() -> None:
     config = RunConfig.model_validate({"model": {"attention": "varlen"}})
     with pytest.raises(HardwareError, match=r"^model\.attention"):
