@@ -22,6 +22,9 @@ from phi3v_dist.model.vision import ImageEmbedding
 from phi3v_dist.training.backend import Backend
 from phi3v_dist.training.groups import parameter_groups
 
+# Settings of what is done here or by torch: step size, optimizer, schedule, precision.
+_HAS_NO_PLACE = ("train_batch_size", "optimizer", "scheduler", "fp16", "amp")
+
 
 def build_engine(config: RunConfig, backend: Backend, who: ClusterInfo) -> Any:
     """Return a ``deepspeed.DeepSpeedEngine`` ready to train. Raises ModelFolderError, ConfigError."""
@@ -45,7 +48,8 @@ def build_engine(config: RunConfig, backend: Backend, who: ClusterInfo) -> Any:
 def deepspeed_settings(config: RunConfig) -> dict[str, Any]:
     """The settings file, completed by what options decide. The plan counts micro-steps, so DeepSpeed must not.
 
-    Raises ``ConfigError`` for a file that can't be read, is not a JSON object, or is not of ZeRO stage 3.
+    Raises ``ConfigError`` for a file that can't be read, is not a JSON object, is not of ZeRO stage 3, sets what
+    options decide, or leaves a value to transformers ("auto").
     """
     path = Path(config.training.deepspeed_config)
     try:
@@ -53,16 +57,37 @@ def deepspeed_settings(config: RunConfig) -> dict[str, Any]:
         stage = settings["zero_optimization"]["stage"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _wrong_settings(f"DeepSpeed settings can't be read ({error!r})", str(path)) from None
+    if open_keys := _keys_left_open(settings):
+        raise _wrong_settings(f'{path} leaves values to transformers ("auto"): {", ".join(open_keys)}')
     if stage != 3:
         raise _wrong_settings(f"{path} is of ZeRO stage {stage}, the engine is built for stage 3", stage)
-    settings["train_micro_batch_size_per_gpu"] = 1
-    settings["gradient_accumulation_steps"] = 1
-    settings["gradient_clipping"] = config.training.gradient_clipping  # absent, DeepSpeed would clip at 1.0
-    settings["bf16"] = {"enabled": config.training.precision == "bf16"}
-    return settings
+    ours = _decided_here(config)
+    if set_too := [key for key in settings if key in ours or key in _HAS_NO_PLACE]:
+        raise _wrong_settings(f"{path} sets what our options decide: {', '.join(set_too)}")
+    return settings | ours
 
 
-def _wrong_settings(what: str, value: object) -> ConfigError:
+def _decided_here(config: RunConfig) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.training.gradient_clipping,  # absent, DeepSpeed would clip at 1.0
+        "bf16": {"enabled": config.training.precision == "bf16"},
+        # gradients are averaged and summed in float32: bf16 would round with each rank and micro-step
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
+    }
+
+
+def _keys_left_open(settings: object, key: str = "") -> list[str]:
+    """Dotted keys whose value is "auto", at any depth."""
+    if isinstance(settings, dict):
+        inner = {f"{key}.{name}" if key else name: value for name, value in settings.items()}
+        return [found for name, value in inner.items() for found in _keys_left_open(value, name)]
+    return [key] if settings == "auto" else []
+
+
+def _wrong_settings(what: str, value: object = None) -> ConfigError:
     mend = "Name a JSON file such as ds_configs/zero3.json."
     return ConfigError(what, where="training.deepspeed_config", value=value, mend=mend)
 
