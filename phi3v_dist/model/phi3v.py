@@ -43,6 +43,7 @@ class Phi3VModel(torch.nn.Module):
         self.layers = torch.nn.ModuleList([Phi3DecoderLayer(text, i) for i in range(text.num_hidden_layers)])
         self.norm = Phi3RMSNorm(config.hidden_size, eps=text.rms_norm_eps)
         self.recompute_layers = False
+        self.trains_vision = True
 
     def embed(self, input_ids_T: torch.Tensor, pixels_C3HW: torch.Tensor | None, grids: Grids) -> torch.Tensor:
         """(T, D): token embeddings, image tokens (negative ids) replaced by the pictures' vectors in their order."""
@@ -58,8 +59,9 @@ class Phi3VModel(torch.nn.Module):
         # Type and device come from a tensor: under ZeRO-3 a mere look at another module's weight gathers it, and the
         # ranks with pictures, which don't look, would not take part.
         side = self.vision_embed_tokens.img_processor.vision_model.config.image_size
-        # Leaf modules of DeepSpeed need an input that asks for a gradient.
-        pixels = torch.zeros(2, 3, side, side, dtype=like.dtype, device=like.device, requires_grad=True)
+        # As pixels of pictures do: see training/step.py.
+        asks = self.trains_vision
+        pixels = torch.zeros(2, 3, side, side, dtype=like.dtype, device=like.device, requires_grad=asks)
         return self.vision_embed_tokens(pixels, [(1, 1)])
 
     def run_layers(
@@ -165,13 +167,19 @@ class Phi3VForCausalLM(PreTrainedModel):
     def freeze(self, *, train_vision: bool) -> None:
         """Stop gradients of what is never trained, and of vision tower and projector unless ``train_vision``."""
         vision = self.model.vision_embed_tokens
+        self.model.trains_vision = train_vision
         for module in vision.img_processor.never_trained() if train_vision else [vision]:
             module.requires_grad_(False)
+
+    @property
+    def trains_vision(self) -> bool:
+        """Whether vision tower and projector are trained (see ``freeze``)."""
+        return self.model.trains_vision
 
     def training_flops(self, lengths: Iterable[int], supervised_tokens: int, crops: int, image_tokens: int) -> float:
         """Model FLOPs of forward and backward of a pack of documents of these lengths, as costs.py counts them."""
         flops = pack_flops(self.sizes, lengths, supervised_tokens, crops, image_tokens)
-        return flops.training(train_vision=self.model.vision_embed_tokens.glb_GN.requires_grad)
+        return flops.training(train_vision=self.trains_vision)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Write a folder as transformers does, but in the official layout.

@@ -34,8 +34,10 @@ class StepSums:
 
 def forward(model: Any, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
     """Summed loss of one batch (float32 scalar). ``model``: an engine or the bare model."""
-    # A leaf module of DeepSpeed needs an input that asks for a gradient.
-    pixels = finish_crops(batch.crops, batch.grids, dtype).requires_grad_() if batch.grids else None
+    # A leaf module of DeepSpeed that trains needs an input that asks for a gradient; a frozen one has no backward.
+    pixels = finish_crops(batch.crops, batch.grids, dtype) if batch.grids else None
+    if pixels is not None:
+        pixels.requires_grad_(model.trains_vision)
     return model(
         input_ids=batch.input_ids,
         positions=batch.positions,

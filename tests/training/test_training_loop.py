@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from gradients_worker import nothing_persists
 from launching import run, run_like_srun, run_tool, with_deepspeed, with_torchrun
 from safetensors.torch import load_file
 from wandb_file import history, read_records
@@ -121,6 +122,25 @@ def test_deepspeed_launcher_trains_packs_of_8192_tokens(small_demo, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     line = json.loads((tmp_path / "train/metrics.jsonl").read_text().splitlines()[0])
     assert line["tokens"] > 4096
+
+
+def test_frozen_vision_is_exported_bit_for_bit_and_the_language_model_trains(small_demo, tmp_path):
+    """As for the real model, parameters are gathered and activations computed again."""
+    as_real = ("model.activation_checkpointing=true", f"training.deepspeed_config={nothing_persists(tmp_path)}")
+    quiet = ("evaluation.every_steps=0", "tracking.wandb=disabled", "checkpoints.every_steps=3")
+    frozen = ("model.train_vision=false", "training.steps=3", "packing.packs_per_step=3")  # an odd number: a blank pack
+    recipe = small_demo.recipe(tmp_path / "train", *frozen, *as_real, *quiet)
+    tasks = run_like_srun("launch/train.py", *recipe)
+    assert [task.returncode for task in tasks] == [0, 0], tasks[0].stdout + tasks[1].stdout
+    done = run_tool("tools/consolidate.py", tmp_path / "train", tmp_path / "export")
+    assert done.returncode == 0, done.stderr
+    before, after = (dict(iterate_weights(folder)) for folder in (small_demo.folder / "base", tmp_path / "export"))
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    vision = {name for name in before if "vision_embed_tokens" in name}
+    assert len(vision) > 40 and vision <= still
+    moved = before.keys() - still
+    assert {name for name in moved if name.endswith("weight")} >= {"lm_head.weight", EMBEDDING}
+    assert len(moved) > 0.7 * len(before.keys() - vision)
 
 
 def test_resume_with_another_seed_is_refused_with_the_difference(small_demo, undisturbed, tmp_path):
