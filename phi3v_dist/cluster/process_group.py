@@ -1,7 +1,7 @@
 """The ranks' meeting point: set up before training, taken down after it.
 
-Enters: a ``ClusterInfo`` and the name of a backend. Leaves: an initialised torch process group, and three small
-collectives on plain values that the rest of the system needs (agree, sum, tell). Without a barrier and a destroy at
+Enters: a ``ClusterInfo`` and the name of a backend. Leaves: an initialised torch process group, and the few small
+collectives on plain values that the rest of the system needs (agree, sum, gather). Without a barrier and a destroy at
 the end some runs abort after they have finished (facts: deepspeed.md).
 """
 
@@ -59,13 +59,6 @@ def together(action: Callable[[], Value]) -> Value:
         if met is not None:
             raise met
     return result  # type: ignore[return-value]
-
-
-def tell(value: Value | None, *, source: int = 0) -> Value:
-    """Return the value that rank ``source`` passed, on every rank. Any picklable value."""
-    box = [value]
-    dist.broadcast_object_list(box, src=source)
-    return box[0]  # type: ignore[return-value]
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:

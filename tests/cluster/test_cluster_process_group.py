@@ -14,7 +14,7 @@ RANK = """
 import json, sys
 import torch
 import torch.distributed as dist
-from phi3v_dist.cluster.process_group import everyone, gather_on_rank_0, process_group, sum_over_ranks, tell, together
+from phi3v_dist.cluster.process_group import everyone, gather_on_rank_0, process_group, sum_over_ranks, together
 from phi3v_dist.cluster.who import who_am_i
 from phi3v_dist.console import run_command
 from phi3v_dist.errors import RunError, ShardError
@@ -36,7 +36,6 @@ def fail_on(rank):
 def main():
     with process_group(who, "gloo", 1.0):
         saw["sizes"] = [dist.get_rank(), dist.get_world_size()]
-        saw["tell"] = [tell({"from": who.rank}), tell((who.rank, "x"), source=1)]
         saw["together"] = together(lambda: 10 * who.rank)
         saw["raised"] = [raised(lambda: fail_on(1)), raised(lambda: fail_on(0)), raised(lambda: fail_on(2))]
         saw["sum"] = sum_over_ranks(torch.tensor([1.0, 0.1 * who.rank], dtype=torch.float64)).tolist()
@@ -76,10 +75,6 @@ def test_both_ranks_are_in_one_group_and_end_with_code_0_without_it(ranks: list[
     assert [saw["after"] for saw in ranks] == [False, False]
 
 
-def test_what_one_rank_tells_every_rank_hears(ranks: list[dict[str, Any]]) -> None:
-    assert [saw["tell"] for saw in ranks] == [[{"from": 0}, [1, "x"]]] * 2
-
-
 def test_together_gives_each_rank_its_own_result(ranks: list[dict[str, Any]]) -> None:
     assert [saw["together"] for saw in ranks] == [0, 10]
 
@@ -105,12 +100,12 @@ def test_values_are_gathered_in_the_order_of_ranks_on_rank_0_alone(ranks: list[d
 def test_a_run_of_one_needs_no_launcher() -> None:
     program = (
         "import torch, sys\n"
-        "from phi3v_dist.cluster.process_group import process_group, together, tell, gather_on_rank_0\n"
+        "from phi3v_dist.cluster.process_group import process_group, together, gather_on_rank_0\n"
         "from phi3v_dist.cluster.who import ALONE\n"
         "with process_group(ALONE, 'gloo', 1.0):\n"
-        "    print(together(lambda: 1), tell('a'), gather_on_rank_0('b', ALONE))\n"
+        "    print(together(lambda: 1), gather_on_rank_0('b', ALONE))\n"
     )
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     plain = {name: value for name, value in os.environ.items() if name not in names}
     ended = subprocess.run([sys.executable, "-c", program], env=plain, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout) == (0, "1 a ['b']\n"), ended.stderr
+    assert (ended.returncode, ended.stdout) == (0, "1 ['b']\n"), ended.stderr
