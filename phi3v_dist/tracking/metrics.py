@@ -21,7 +21,7 @@ REPLAYED_FILE = "metrics.replayed.jsonl"
 # Every name that may be logged, with its unit. ``step`` and ``time`` (Unix seconds) are added to each line.
 METRICS = {
     "loss": "nats per supervised token, of this step",
-    "learning_rate": "of the next update",
+    "learning_rate": "of this step's update",
     "gradient_norm": "L2, before clipping",
     "tokens_per_second": "tokens/s over all ranks, blank packs left out",
     "model_tflops_per_second": "TFLOP/s over all ranks, as costs.py counts: causal half, nothing twice, no blank packs",
@@ -33,8 +33,7 @@ METRICS = {
     "packs": "packs of this step",
     "damaged_samples": "samples of this epoch so far whose picture could not be read",
     "epoch": "passes over the training split so far",
-    "memory_bytes": "largest memory of this rank so far",
-    "checkpoint_seconds": "s that the last checkpoint took",
+    "checkpoint_seconds": "s that the checkpoint between the last step and this one took, where there was one",
     "validation_loss": "nats per supervised token, held-out packs",
     "validation_seconds": "s that this validation took",
     "price_error_mean": "mean of |answer - truth| / truth, generated answers",

@@ -69,18 +69,19 @@ def train(loaded: LoadedConfig, who: ClusterInfo) -> None:
 def _take_steps(run: Run) -> None:
     config, total = run.config, run.materials.total_steps
     ended, waited = time.monotonic(), run.loader.wait_seconds
+    saving: dict[str, float] = {}
     for plan, batches in run.loader.steps(run.first_step, total):
         step = plan.step + 1
         rate = learning_rate(plan.step, total, config.training)
         sums = take_step(run.engine, plan, batches, learning_rate=rate, num_ranks=run.who.num_ranks)
         now, wait = time.monotonic(), run.loader.wait_seconds
         run.guard.check(step, sums, plan.epoch)
-        metrics = _metrics(plan, sums, rate, now - ended, wait - waited, run.guard)
+        metrics = _metrics(plan, sums, rate, now - ended, wait - waited, run.guard) | saving
         if _due(step, config.evaluation.every_steps, total):
             metrics |= run.validation.run(run.engine, step, run.tracker)
         run.tracker.log_step(step, metrics)
-        if _due(step, config.checkpoints.every_steps, total):
-            _save(run, step)
+        # A checkpoint is never ahead of the metrics on disk, so what it took is told with the next step's.
+        saving = _save(run, step) if _due(step, config.checkpoints.every_steps, total) else {}
         ended, waited = time.monotonic(), run.loader.wait_seconds
 
 
@@ -108,7 +109,7 @@ def _metrics(
     }
 
 
-def _save(run: Run, step: int) -> None:
+def _save(run: Run, step: int) -> dict[str, float]:
     saved = save_checkpoint(
         run.engine,
         run.config.run_folder,
@@ -118,6 +119,7 @@ def _save(run: Run, step: int) -> None:
         keep_last=run.config.checkpoints.keep_last,
     )
     _say(run.who, f"saved {saved.folder} ({saved.written_bytes / 1e6:.1f} MB, {saved.seconds:.1f} s)")
+    return {"checkpoint_seconds": saved.seconds}
 
 
 def _prepare(loaded: LoadedConfig, backend: Backend, who: ClusterInfo) -> Run:

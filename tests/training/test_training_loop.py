@@ -88,6 +88,7 @@ def test_wandb_run_file_holds_every_metric_and_the_table_of_pictures(undisturbed
     assert {"loss", "learning_rate", "gradient_norm", "tokens_per_second"} <= set(steps[STEPS])
     assert 0 < steps[STEPS]["model_tflops_per_second"] < 1
     assert {"validation_loss", "price_error_mean", "price_error_median"} <= set(steps[STEPS])
+    assert [step for step in steps if "checkpoint_seconds" in steps[step]] == [11, 21]  # after those of 10 and 20
     logged = {step: values["loss"] for step, values in steps.items() if "loss" in values}
     assert logged == {step: loss for step, loss, _ in losses(undisturbed.folder)}
     tables = list(file.parent.glob("files/media/table/*.table.json"))
