@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from phi3v_dist.documents.prompt import QUESTION
+from phi3v_dist.documents.prompt import prompt_text
 from phi3v_dist.errors import ModelFolderError
 
 FACTS = "phi3v_dist.json"  # the card for programs
 BEGIN, END = "<!-- phi3v-dist: begin -->", "<!-- phi3v-dist: end -->"
-_BETWEEN = {"mission": "", "official": "\\n"}  # what stands between <|end|> and <|assistant|>
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def read_facts(model_folder: Path) -> dict[str, Any]:
 def model_card(trained: Training) -> str:
     """Return the card, marks included."""
     longest = "not recorded" if trained.longest_document is None else f"{trained.longest_document:,} tokens"
-    prompt = f"<|user|>\\n<|image_1|>{QUESTION}<|end|>{_BETWEEN[trained.template]}<|assistant|>\\n"
+    prompt = prompt_text(trained.template).replace("\n", "\\n")
     lines = [
         BEGIN,
         "# Fine-tuned with phi3v-dist",

@@ -13,7 +13,6 @@ has the model card and ``phi3v_dist.json`` the same for programs (card.py), ``pr
 import io
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from phi3v_dist.checkpoints.choose import ENGINE, Checkpoint, newest_checkpoint
 from phi3v_dist.config.loading import load_config
 from phi3v_dist.config.options import DocumentOptions, RunConfig
 from phi3v_dist.console import progress
-from phi3v_dist.documents.processor import DocumentProcessor
+from phi3v_dist.documents.processor import SETTINGS, DocumentProcessor, with_num_crops
 from phi3v_dist.errors import CheckpointError
 from phi3v_dist.model.configuration import Phi3VConfig
 from phi3v_dist.model.folder import (
@@ -40,7 +39,6 @@ from phi3v_dist.model.folder import (
 from phi3v_dist.model.never_trained import EMBEDDING, as_in_base, frozen_names
 
 _CONFIG = "config.yaml"
-_PREPROCESSOR = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,7 @@ def _texts(run: RunConfig, model: Phi3VConfig, base: Path, checkpoint: Checkpoin
     before = readme.read_text(encoding="utf-8") if readme.is_file() else None
     texts = {"README.md": with_card(before, model_card(trained)), FACTS: facts(trained)}
     if num_crops != of_base:
-        settings = (base / _PREPROCESSOR).read_text(encoding="utf-8")
-        texts[_PREPROCESSOR] = re.sub(r'("num_crops"\s*:\s*)\d+', rf"\g<1>{num_crops}", settings)
+        texts[SETTINGS] = with_num_crops((base / SETTINGS).read_bytes(), num_crops).decode()
     return texts
 
 

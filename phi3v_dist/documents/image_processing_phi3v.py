@@ -6,7 +6,6 @@ one drops transparency and clips 16 bits. It is for code that expects transforme
 documents in ``processor.py``, without padding crops.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from phi3v_dist.documents.crops import IMAGE_MEAN, IMAGE_STD, TOKEN_SIDE, finish_crops, hd_transform, image_tokens
-from phi3v_dist.documents.processor import SETTINGS, check_settings, read_settings
+from phi3v_dist.documents.processor import SETTINGS, check_settings, read_settings, with_num_crops
 from phi3v_dist.errors import DocumentError
 from phi3v_dist.files import atomic_path
 from phi3v_dist.images import ImageError, as_rgb
@@ -100,7 +99,7 @@ def copy_side_files(source: Path, target: str | Path, names: Iterable[str], num_
         if (source / name).is_file():
             content = (source / name).read_bytes()
             if name == SETTINGS:
-                content = re.sub(rb'("num_crops"\s*:\s*)\d+', rb"\g<1>%d" % num_crops, content)
+                content = with_num_crops(content, num_crops)
             with atomic_path(Path(target, name)) as temporary:
                 temporary.write_bytes(content)
             written.append(str(Path(target, name)))

@@ -7,6 +7,7 @@ never decodes a picture) and the loader can't disagree.
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,11 @@ def check_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
         if tuple(settings.get(name, ours)) != ours:
             raise _settings_fault(where, f"{name} is not CLIP's {ours}", settings[name])
     return {**settings, "crop_size": crop_size}
+
+
+def with_num_crops(settings: bytes, num_crops: int) -> bytes:
+    """Return the content of a ``preprocessor_config.json`` with this ``num_crops``, every other byte as it was."""
+    return re.sub(rb'("num_crops"\s*:\s*)\d+', rb"\g<1>%d" % num_crops, settings)
 
 
 def _settings_fault(where: str, what: str, value: object = None) -> DocumentError:

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from phi3v_dist.errors import DocumentError
 
 QUESTION = "What is shown in this image?"
+_BEGINNING = "<|user|>\n"
 _ENDINGS = {"mission": "<|end|><|assistant|>\n", "official": "<|end|>\n<|assistant|>\n"}
 _NEEDED_TOKENS = ("<s>", "<|endoftext|>", "<|assistant|>", "<|end|>", "<|user|>")
 _TEXTS_AT_ONCE = 10_000  # bounds the memory of a batch's encodings
@@ -41,6 +42,11 @@ def format_price(price: float) -> str:
 def answer_text(title: str, category: str, price: float) -> str:
     """Return what the model shall say about a product."""
     return f"Product: {title}, Category: {category}, Full Price: {format_price(price)}"
+
+
+def prompt_text(template: str) -> str:
+    """Return a prompt with one picture as chat clients write it, ``<|image_1|>`` at the picture's place."""
+    return f"{_BEGINNING}<|image_1|>{QUESTION}{_ENDINGS[template]}"
 
 
 def around_pictures(pieces: Sequence[Sequence[int]], picture_tokens: Sequence[int]) -> list[int]:
@@ -135,7 +141,7 @@ class PromptTemplate:
     def _text_pieces(self, pictures: int) -> list[list[int]]:
         """Ids of the texts before, between (a lone BOS) and after the pictures."""
         if pictures not in self._pieces:
-            texts = ["<|user|>\n", *[""] * (pictures - 1), self._after_pictures]
+            texts = [_BEGINNING, *[""] * (pictures - 1), self._after_pictures]
             if pictures == 0:
                 texts = ["".join(texts)]
             self._pieces[pictures] = [self._tokenizer.encode(text).ids for text in texts]
