@@ -10,7 +10,7 @@ the head with weight zero. So ranks never wait for each other's modules, and eve
 Shapes: T tokens of the pack, M supervised positions, D hidden size.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer, Phi3RMSNorm
 
 from phi3v_dist.costs import ModelSizes, pack_flops
 from phi3v_dist.model.attention import Attend, Borders, attend_in_pack
-from phi3v_dist.model.batches import forward_batch
+from phi3v_dist.model.batches import forward_batch, generate_batch
 from phi3v_dist.model.configuration import Phi3VConfig
 from phi3v_dist.model.folder import SHARD_BYTES, save_beside_weights
 from phi3v_dist.model.loss import LanguageModelHead
@@ -158,6 +158,16 @@ class Phi3VForCausalLM(PreTrainedModel):
         if len(targets) == 0:
             return self.lm_head(hidden[:1], input_ids.new_zeros(1)) * 0
         return self.lm_head(hidden[supervised], targets)
+
+    def generate(
+        self, input_ids: torch.Tensor, *, max_new_tokens: int, eos_token_id: Collection[int], **batch: Any
+    ) -> torch.Tensor:
+        """Greedy answers to a batch as transformers' processors make it, padded on either side.
+
+        ``eos_token_id``: ids that end an answer, those of the folder's generation_config.json. Returns what
+        ``batches.generate_batch`` returns.
+        """
+        return generate_batch(self, input_ids, max_new_tokens=max_new_tokens, end_ids=eos_token_id, **batch)
 
     def recompute_activations(self, recompute: bool) -> None:
         """Keep only the input of each decoder layer and of each few crops, and compute the rest again in backward."""

@@ -59,6 +59,20 @@ def test_padded_batch_has_the_official_logits_of_each_sequence(model, values, si
         assert not found[~mask.bool()].any()
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_batch_generates_the_official_tokens_of_each_prompt(model, values, side):
+    cases = ["one_1x2", "text_short"]
+    cut = {f"{case}.{name}": values[f"{case}.{name}"] for case in cases for name in ("input_ids", "labels")}
+    for case in cases:  # the prompt ends where supervision begins
+        end = int((values[f"{case}.labels"] != -100).nonzero()[0])
+        cut |= {key: value[:end] for key, value in cut.items() if key.startswith(case)}
+    batch = batch_of(cases, cut, side)
+    del batch["labels"]
+    found = model.generate(**batch, max_new_tokens=16, eos_token_id=())
+    assert torch.equal(found[:, :-16], batch["input_ids"])
+    assert [row.tolist() for row in found[:, -16:]] == [values[f"generate.{case}.tokens"].tolist() for case in cases]
+
+
 def test_loss_of_one_sequence_is_the_official_mean(model, values):
     with torch.no_grad():
         found = model(**batch_of(["one_1x2"], values, "right"))
