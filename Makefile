@@ -7,6 +7,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 PIP := .venv/bin/pip install --disable-pip-version-check --progress-bar off
 INSTALLED := .venv/installed-$(subst =,,$(TORCH))
+# DeepSpeed compiles with ninja, which pip puts into .venv.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CPU := DS_ACCELERATOR=cpu HF_HUB_OFFLINE=1
 
 .PHONY: help install demo demo-smoke test lint clean
