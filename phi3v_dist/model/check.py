@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from phi3v_dist.errors import ModelFolderError, UserError
 from phi3v_dist.files import sha256_of
 from phi3v_dist.model.configuration import Phi3VConfig
-from phi3v_dist.model.folder import ALIAS, check_names, read_config, shapes_in, weight_files
+from phi3v_dist.model.folder import ALIAS, INDEX, check_names, read_config, shapes_in, weight_files, weight_map
 from phi3v_dist.model.phi3v import Phi3VForCausalLM
 
 FINE, NOTICE, FAULT = "fine", "notice", "FAULT"
@@ -123,11 +123,11 @@ def _config(folder: Path) -> str:
 
 def _files(folder: Path) -> str:
     """Name every missing file, not the first alone."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if not index.is_file() and not (folder / "model.safetensors").is_file():
         what = "neither model.safetensors nor model.safetensors.index.json is there"
         raise ModelFolderError(what, where=str(folder), mend=_MEND)
-    listed = sorted(set(_weight_map(index).values())) if index.is_file() else []
+    listed = sorted(set(weight_map(index).values())) if index.is_file() else []
     missing = [name for name in listed if not (folder / name).is_file()]
     if missing:
         raise ModelFolderError("weight files are missing", where=str(folder), value=missing, mend=_MEND)
@@ -135,20 +135,19 @@ def _files(folder: Path) -> str:
     return f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1e9:.2f} GB"
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFolderError(f"can't be read: {error!r}", where=str(index), mend="Copy the file again.") from None
-
-
-def _names(folder: Path) -> str:
+def check_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return name → shape of a folder's tensors, held to what its config.json says. Raises ``ModelFolderError``."""
     with torch.device("meta"):
         model = Phi3VForCausalLM(read_config(folder))
     shapes = shapes_in(folder)
     check_names({name: tuple(p.shape) for name, p in model.named_parameters()}, shapes, folder)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file() and (absent := sorted(shapes.keys() ^ (_weight_map(index).keys() - {ALIAS}))):
+    return shapes
+
+
+def _names(folder: Path) -> str:
+    shapes = check_shapes(folder)
+    index = folder / INDEX
+    if index.is_file() and (absent := sorted(shapes.keys() ^ (weight_map(index).keys() - {ALIAS}))):
         raise ModelFolderError("files and index differ", where=str(index), value=absent[:3], mend=_MEND)
     return f"{len(shapes)} tensors, {sum(map(math.prod, shapes.values())):,} parameters, as config.json says"
 

@@ -31,7 +31,7 @@ from phi3v_dist.model.configuration import Phi3VConfig, local_auto_map
 SHARD_BYTES = 5_000_000_000
 _LONG_ROPE = ("su", "longrope")  # two names of one formula
 _WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 _OF_WEIGHTS = (".safetensors", ".bin", ".index.json")
 _END_TOKENS = ("<|endoftext|>", "<|end|>")
 ALIAS = "model.vision_embed_tokens.wte.weight"  # same tensor as embed_tokens, in some third-party files
@@ -76,7 +76,7 @@ def _check_rope(config: Phi3VConfig, path: Path) -> None:
 def weight_files(folder: str | Path) -> list[Path]:
     """Return the weight files of a folder, in order. Raises ``ModelFolderError`` when one is missing."""
     folder = Path(folder)
-    names = _names_in_index(folder / _INDEX) if (folder / _INDEX).is_file() else [_WEIGHTS]
+    names = sorted(set(weight_map(folder / INDEX).values())) if (folder / INDEX).is_file() else [_WEIGHTS]
     for name in names:
         if not (folder / name).is_file():
             raise ModelFolderError(
@@ -85,10 +85,11 @@ def weight_files(folder: str | Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _names_in_index(path: Path) -> list[str]:
+def weight_map(path: Path) -> dict[str, str]:
+    """Read an index of weight files: tensor → file. Raises ``ModelFolderError`` when it can't be read."""
     try:
-        return sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
         raise ModelFolderError(
             f"index of weight files can't be read: {error!r}", where=str(path), mend="Copy the file again."
         ) from None
@@ -217,7 +218,7 @@ def save_beside_weights(source: str | Path, target: str | Path) -> None:
     """
     target = Path(target)
     if (target / _WEIGHTS).is_file():
-        (target / _INDEX).unlink(missing_ok=True)
+        (target / INDEX).unlink(missing_ok=True)
     if not source or not Path(source, "config.json").is_file() or target.samefile(source):
         return
     config = target / "config.json"
@@ -288,4 +289,4 @@ def _write_weights(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], sh
         (folder / f"part-{number}").rename(folder / name)
         weight_map.update(dict.fromkeys(sizes, name))
     total = sum(size for sizes in shards for size in sizes.values())
-    write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
