@@ -11,15 +11,21 @@ Legend::
 """
 
 import os
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from phi3v_dist.errors import HardwareError
 
 
 @dataclass(frozen=True)
 class ClusterInfo:
-    """See the module's legend. ``launcher``: "srun", "deepspeed", "torchrun" or "alone"."""
+    """See the module's legend. ``launcher``: "srun", "deepspeed", "torchrun" or "alone".
+
+    ``node_name``: as Slurm knows it, else the host's name. ``attempt``: equal on all ranks of one start, another in the
+    next one of the same Slurm job. ``job_end``: when Slurm's time limit ends the job (Unix seconds), if it is known.
+    """
 
     rank: int
     num_ranks: int
@@ -28,6 +34,9 @@ class ClusterInfo:
     launcher: str
     master_addr: str
     master_port: int
+    node_name: str = field(default="", compare=False)
+    attempt: str = field(default="", compare=False)
+    job_end: float | None = field(default=None, compare=False)
 
     @property
     def node(self) -> int:
@@ -74,7 +83,16 @@ def who_am_i(environment: Mapping[str, str] | None = None) -> ClusterInfo:
             launcher="srun",
             env=env,
         )
-    return ALONE
+    return replace(ALONE, **_place(env, f"{socket.gethostname()}.{os.getpid()}"))
+
+
+def _place(env: Mapping[str, str], start: str) -> dict[str, Any]:
+    """Where and when this process runs; ``start`` names the attempt where Slurm doesn't."""
+    node_name = env.get("SLURMD_NODENAME") or socket.gethostname()
+    if "SLURM_JOB_ID" in env:  # the restart count is unset in a job's first run
+        start = f"{env['SLURM_JOB_ID']}.{env.get('SLURM_RESTART_COUNT', '0')}"
+    job_end = _number(env, "PHI3V_JOB_END", 0)
+    return {"node_name": node_name, "attempt": start, "job_end": float(job_end) or None}
 
 
 def _checked(
@@ -95,7 +113,9 @@ def _checked(
             mend="Export MASTER_ADDR (first node's name) and MASTER_PORT before srun, see README, Slurm.",
         )
     address = env.get("MASTER_ADDR", "127.0.0.1")
-    return ClusterInfo(rank, num_ranks, rank_of_node, ranks_per_node, launcher, address, _number(env, "MASTER_PORT", 0))
+    port = _number(env, "MASTER_PORT", 0)
+    place = _place(env, f"{address}.{port}")
+    return ClusterInfo(rank, num_ranks, rank_of_node, ranks_per_node, launcher, address, port, **place)
 
 
 def _deepspeed_ranks_per_node(env: Mapping[str, str]) -> int:

@@ -148,3 +148,13 @@ def test_ranks_of_a_run_are_numbered_once_each_node_by_node(nodes: int, per_node
             assert (who.node, who.num_nodes) == (node, nodes)
             found.append(who.rank)
     assert found == list(range(nodes * per_node))
+
+
+def test_a_requeued_job_is_another_attempt_on_a_node_that_slurm_names() -> None:
+    first, second = who_am_i(SRUN | {"SLURMD_NODENAME": "n6"}), who_am_i(SRUN | {"SLURM_RESTART_COUNT": "1"})
+    assert (first.node_name, first.attempt, second.attempt) == ("n6", "17.0", "17.1")
+
+
+@pytest.mark.parametrize(("told", "end"), [({}, None), ({"PHI3V_JOB_END": "1800000000"}, 1_800_000_000.0)])
+def test_the_end_of_the_job_is_known_when_the_batch_script_tells_it(told: dict[str, str], end: float | None) -> None:
+    assert who_am_i(SRUN | told).job_end == end
