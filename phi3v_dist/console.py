@@ -39,7 +39,7 @@ def run_command(command: Callable[[], int | None], *, speaks: Callable[[UserErro
         return command() or 0
     except UserError as error:
         if speaks(error):
-            print(f"ERROR {error}", file=sys.stderr, flush=True)
+            print(f"{error.label} {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except OSError as error:
         if error.filename is None:

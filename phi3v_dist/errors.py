@@ -13,7 +13,11 @@ command prints. A bug of ours is never a ``UserError``: it keeps its traceback.
     ├─ ModelFolderError  a folder with config.json and weights
     ├─ CheckpointError   a checkpoint, or a resume that would change the run
     ├─ HardwareError     this machine can't do what the recipe asks
-    └─ RunError          a run that can't go on (a rank died, a loss is not finite)
+    └─ RunError          a run that can't go on (a loss is not finite, a full disk)
+       ├─ LostRankError  a rank died, froze or was cut off: another attempt may help; exit code 70
+       └─ StoppedError   asked to stop, the last finished step is saved: go on later; exit code 75
+
+The codes 70 and 75 are EX_SOFTWARE and EX_TEMPFAIL of sysexits.h: the batch script starts the run again after both.
 """
 
 
@@ -25,6 +29,7 @@ class UserError(Exception):
     """
 
     exit_code = 2
+    label = "ERROR"  # first word of the line
 
     def __init__(self, what: str, *, where: str, mend: str, value: object = None) -> None:
         found = "" if value is None else f" (found {value!r})"
@@ -73,3 +78,17 @@ class HardwareError(UserError):
 
 class RunError(UserError):
     """A run can't go on."""
+
+
+class LostRankError(RunError):
+    """A rank died, froze or was cut off; what the ranks did since the last checkpoint is done again."""
+
+    exit_code = 70
+    on_every_rank = False  # the rank that knows the reason may be another one
+
+
+class StoppedError(RunError):
+    """The run was asked to stop, saved its last finished step, and goes on when it is started again."""
+
+    exit_code = 75
+    label = "STOPPED"

@@ -78,6 +78,13 @@ def everyone(flag: bool, device: torch.device) -> bool:
     return bool(agreed.item())
 
 
+def from_rank_0(value: Value) -> Value:
+    """Return rank 0's picklable value on every rank."""
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
 def gather_on_rank_0(value: Value, who: ClusterInfo) -> list[Value] | None:
     """Collect one picklable value of every rank on rank 0; None elsewhere."""
     parts: list[Value] | None = [value] * who.num_ranks if who.is_rank_0 else None

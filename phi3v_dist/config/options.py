@@ -122,6 +122,7 @@ class TrainingOptions(Options):
     epsilon: Number = Field(1e-8, description="AdamW: added to the denominator.")
     weight_decay: Number = Field(0.01, description="AdamW: not applied to norms, biases and separators.")
     gradient_clipping: Number = Field(1.0, description="Largest gradient norm; 0: no clipping.")
+    hang_minutes: Number = Field(10.0, description="A micro-step without an end for so long ends the run; 0: never.")
 
 
 class EvaluationOptions(Options):
@@ -138,6 +139,7 @@ class CheckpointOptions(Options):
 
     every_steps: Count = Field(200, description="Steps between checkpoints (and one after the last step).")
     keep_last: Count = Field(2, description="Newest checkpoints that are kept; older ones are deleted.")
+    spare_seconds: Number = Field(60.0, description="Under Slurm: kept free between the last save and the time limit.")
 
 
 class TrackingOptions(Options):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from phi3v_dist.cluster.signals import ignore_stop_signals
 from phi3v_dist.config.options import PackingOptions
 from phi3v_dist.documents.processor import Document, DocumentProcessor
 from phi3v_dist.errors import RunError, UserError
@@ -138,6 +139,7 @@ def _iterate(loader: DataLoader) -> Iterator:
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the training process, which ends this one
+    ignore_stop_signals()  # Slurm sends them to this process too, and the run still needs it for the step in hand
 
 
 class _Upcoming(Sampler):

@@ -9,6 +9,8 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -53,18 +55,42 @@ class MetricsFile:
         self._handle: TextIO | None = None
 
     def log_step(self, step: int, metrics: dict[str, float]) -> None:
-        """Append the line of ``step``; the first call moves lines of this and later steps away (``rewind``)."""
-        if self._handle is None:
-            rewind(self._run_folder, step - 1)
-            self._handle = open(self._run_folder / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115
-        self._handle.write(_line({"step": step, "time": round(time.time(), 3), **metrics}))
-        self._handle.flush()
+        """Append the line of ``step``; the first call moves lines of this and later steps away (``rewind``).
+
+        Raises ``RunError``, also in the other methods, when the file can't be written.
+        """
+        with self._writing():
+            if self._handle is None:
+                rewind(self._run_folder, step - 1)
+                self._handle = open(self._run_folder / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115
+            self._handle.write(_line({"step": step, "time": round(time.time(), 3), **metrics}))
+            self._handle.flush()
+
+    def make_durable(self) -> None:
+        """Bring all lines to the disk."""
+        if self._handle is not None:
+            with self._writing():
+                os.fsync(self._handle.fileno())
 
     def close(self) -> None:
         """Make the lines durable and close the file."""
+        self.make_durable()
         if self._handle is not None:
-            os.fsync(self._handle.fileno())
-            self._handle.close()
+            with self._writing():
+                self._handle.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            failed = RunError(
+                f"the metrics can't be written: {error.strerror}",
+                where=str(self._run_folder / METRICS_FILE),
+                mend="Make room or mend the disk; the same command goes on from the last checkpoint.",
+            )
+            failed.on_every_rank = False  # only rank 0 writes
+            raise failed from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from phi3v_dist.config.options import TrackingOptions
 from phi3v_dist.console import log
+from phi3v_dist.errors import UserError
 from phi3v_dist.tracking.console_backend import ConsoleBackend
 from phi3v_dist.tracking.metrics import METRICS, MetricsFile
 from phi3v_dist.tracking.predictions import PredictionFiles, ShownPrediction
@@ -19,7 +20,7 @@ from phi3v_dist.tracking.wandb_backend import WandbBackend
 
 
 class Tracker:
-    """Tells every backend. A backend has any of the methods ``log_step``, ``log_predictions``, ``close``."""
+    """Tells every backend, which has any of these methods too. A ``UserError`` of the metrics file comes through."""
 
     def __init__(self, backends: Sequence[object]) -> None:
         self._backends = list(backends)
@@ -33,6 +34,10 @@ class Tracker:
     def log_predictions(self, step: int, predictions: Sequence[ShownPrediction]) -> None:
         """Show generated answers beside their pictures and truths."""
         self._tell("log_predictions", step, predictions)
+
+    def make_durable(self) -> None:
+        """Bring to the disk what a checkpoint must not be ahead of."""
+        self._tell("make_durable")
 
     def close(self) -> None:
         """Write what is left; the tracker is done."""
@@ -88,6 +93,8 @@ def _guarded(backend: object, method: str, values: tuple[object, ...]) -> bool:
         return True
     try:
         call(*values)
+    except UserError:
+        raise  # the metrics file is no side-show: without it a run could not tell what it did
     except Exception as error:
         name = type(backend).__name__
         log.warning("%s failed in %s and is off from here on: %s", name, method, _one_line(error))

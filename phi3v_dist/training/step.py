@@ -6,7 +6,7 @@ The loss of a step is Σ over its supervised tokens ÷ the planned weight (DESIG
 divides by the number of ranks, so each rank's share is multiplied by it; its own scaling by micro-steps is off.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,15 +50,27 @@ def forward(model: Any, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
 
 
 def take_step(
-    engine: Any, plan: StepPlan, batches: Iterable[Batch], *, learning_rate: float, num_ranks: int
-) -> StepSums:
-    """Run all micro-steps of a step and update the parameters once."""
+    engine: Any,
+    plan: StepPlan,
+    batches: Iterable[Batch],
+    *,
+    learning_rate: float,
+    num_ranks: int,
+    goes_on: Callable[[int, Batch], bool] = lambda micro_step, batch: True,
+) -> StepSums | None:
+    """Run all micro-steps of a step and update the parameters once.
+
+    ``goes_on`` is asked before each micro-step. Where it says no, on every rank alike, the step is thrown away:
+    parameters and optimizer stay as the step before left them, and the result is None.
+    """
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate
     last = micro_steps(len(plan.packs), num_ranks) - 1
     sums = torch.zeros(6, dtype=torch.float64, device=engine.device)
     damaged: list[tuple[int, str]] = []
     for number, batch in enumerate(batches):
+        if not goes_on(number, batch):
+            return None
         engine.set_gradient_accumulation_boundary(number == last)
         loss = forward(engine, batch.to(engine.device), engine.module.lm_head.weight.dtype)
         engine.backward(loss * (num_ranks / max(plan.weight, 1)), scale_wrt_gas=False)
