@@ -1,36 +1,10 @@
 """Saves of a real engine on two ranks, on a small disk of their own (saving_worker.py): one launch for all facts."""
 
 import hashlib
-import json
-import subprocess
-import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from launching import run
 
 from phi3v_dist.checkpoints.choose import Checkpoint, complete_checkpoints, read_marker
-from phi3v_dist.cluster.process_group import free_port
-
-DISK = "60m"
-IN_OWN_NAMESPACE = ["unshare", "--mount", "--map-root-user"]  # mounts nothing that others see, and leaves nothing
-
-
-@pytest.fixture(scope="module")
-def saved(small_demo, tmp_path_factory) -> SimpleNamespace:
-    if subprocess.run([*IN_OWN_NAMESPACE, "mount", "-t", "tmpfs", "none", "/mnt"], check=False).returncode:
-        pytest.skip("this machine lets nobody mount a small disk (unshare --mount --map-root-user)")
-    folder = tmp_path_factory.mktemp("saved")
-    (folder / "disk").mkdir()
-    worker = [str(Path(__file__).with_name("saving_worker.py")), str(small_demo.folder / "base")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
-    command = [*torchrun, *worker, str(folder / "disk"), str(folder / "told.json")]
-    mount = f"mount -t tmpfs -o size={DISK} none {folder}/disk"
-    done = run([*IN_OWN_NAMESPACE, "sh", "-c", f'{mount} && exec "$@"', "sh", *command])
-    assert done.returncode == 0, done.stdout + done.stderr
-    ranks = json.loads((folder / "told.json").read_text())
-    return SimpleNamespace(run=folder / "told.run", ranks=ranks, told=ranks[0])
 
 
 @pytest.mark.parametrize("engine", ["bf16", "fp32"])
