@@ -49,7 +49,7 @@ def write_hashed(state: Any, path: str | Path) -> WrittenFile:
         stream = _HashingStream(handle)
         try:
             torch.save(state, stream)  # type: ignore[arg-type]
-        except RuntimeError:
+        except (RuntimeError, OSError):
             if stream.fault is None:
                 raise
         if stream.fault is not None:
