@@ -7,8 +7,6 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 PIP := .venv/bin/pip install --disable-pip-version-check --progress-bar off
 INSTALLED := .venv/installed-$(subst =,,$(TORCH))
-# DeepSpeed compiles with ninja, which pip puts into .venv.
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CPU := DS_ACCELERATOR=cpu HF_HUB_OFFLINE=1
 
 .PHONY: help install demo demo-smoke test lint clean
@@ -28,7 +26,7 @@ $(INSTALLED): constraints.txt setup.cfg Makefile
 	$(PIP) -q "$(TORCH)" 2>/dev/null || $(PIP) --index-url $(TORCH_INDEX) "$(TORCH)"
 	$(PIP) -c constraints.txt -e '.[dev]'
 	@echo "--- compiling DeepSpeed's CPU communication, once (half a minute)"
-	$(CPU) $(BIN)/python -c 'from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder as op; op().load(verbose=False)'
+	$(CPU) $(BIN)/python -m phi3v_dist.training.compiled
 	@touch $(INSTALLED)
 
 demo: $(INSTALLED) ## the main job end to end on CPU, in runs/demo (about 7 minutes)

@@ -1,9 +1,11 @@
-"""Files that are whole or absent: temporary name, fsync, rename; and content hashes.
+"""Files that are whole or absent: temporary name, fsync, rename; content hashes; a lock.
 
 Enters: a path and content. Leaves: the file under its final name, durable, never half written, also after
 ``kill -9``: a reader that sees the name sees the whole content.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -52,6 +54,21 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write JSON atomically, keys sorted, so that equal values give equal bytes."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the lock ``path``, waiting for it; the kernel gives it back when the process dies.
+
+    On a file system that knows no locks nobody waits.
+    """
+    with open(path, "a", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+        yield
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

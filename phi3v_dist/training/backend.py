@@ -16,6 +16,7 @@ from phi3v_dist.config.options import RunConfig, TrainingOptions
 from phi3v_dist.errors import HardwareError, UserError
 from phi3v_dist.model.attention import choose_kernel
 from phi3v_dist.model.loss import choose_loss
+from phi3v_dist.training.compiled import load_compiled_parts
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,11 @@ def _too_few(gpus: int, wanted: str, who: ClusterInfo) -> HardwareError:
 
 def _settle_libraries(device: torch.device) -> None:
     """Tell DeepSpeed the device before its first import, and silence the one warning that torch 2.13 repeats for it."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed.*")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.*")
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = False
     else:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed.*")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.*")
+        load_compiled_parts()
