@@ -7,6 +7,7 @@ Enters: a path and content. Leaves: the file under its final name, durable, neve
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it becomes ``path``, on an exception it is removed."""
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    # Not the process id: processes of two machines may write the same file, and share a process id.
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.partial")
     try:
         yield temporary
         fsync_file(temporary)
