@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it becomes ``path``, on an exception it is removed."""
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    # Not the process id: processes of two machines may write the same file, and share a process id.
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.partial")
     try:
         yield temporary
         fsync_file(temporary)
