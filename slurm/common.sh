@@ -56,7 +56,6 @@ set_up() {
     fi
     # InfiniBand: 4 µs × 2^22 ≈ 17 s until a packet is sent again; with 20 (4 s) a rerouting switch can end a run.
     export NCCL_IB_TIMEOUT="${NCCL_IB_TIMEOUT:-22}"
-    export MIN_NODE_BANDWIDTH_GBPS MIN_NETWORK_BANDWIDTH_GBPS
 }
 
 # recipe=FILE becomes --config FILE; all else is passed through.
@@ -135,7 +134,8 @@ train() {
     export NCCL_DEBUG_FILE
     NCCL_DEBUG_FILE="$(cat "$told")/logs/nccl-%h-%p.log"
     if [ "$PREFLIGHT" = yes ] && [ -f launch/preflight.py ] && [ -z "$asked" ]; then
-        run_step "${rank_python[@]}" launch/preflight.py "${config[@]}"
+        run_step "${rank_python[@]}" launch/preflight.py --floor-node "$MIN_NODE_BANDWIDTH_GBPS" \
+            --floor-network "$MIN_NETWORK_BANDWIDTH_GBPS" "${config[@]}"
         [ "$code" -eq 0 ] || [ -n "$asked" ] || { finish "$code" --preflight; exit "$end_code"; }
     fi
     [ -n "$asked" ] || run_step "${rank_python[@]}" launch/train.py "${config[@]}"

@@ -117,16 +117,20 @@ def decide_begin(events: Sequence[Event], attempt: str, *, finished: bool, step:
 def decide_end(
     events: Sequence[Event], attempt: str, *, finished: bool, ending: Ending, preflight_failed: bool = False
 ) -> Decision:
-    """What follows on the end of ``attempt``. ``ending``: what Slurm says; ``preflight_failed``: with exit code 2."""
+    """What follows on the end of ``attempt``.
+
+    ``ending``: what Slurm does to the job; ``preflight_failed``: so training was not begun.
+    """
     if finished:
         return Decision("nothing", "the run is finished")
     if ending == "cancelled":
         return Decision("leave", "the job was cancelled")
-    if preflight_failed and not _of(events, attempt, "blame"):
-        return Decision("stop", "preflight found what a person must mend, see above")
+    codes = [event["code"] for event in _of(events, attempt, "verdict")]
     reason = _reason_of(events, attempt)
-    if any(event["code"] == _MEND for event in _of(events, attempt, "verdict")):
+    if _MEND in codes:
         return Decision("stop", reason)
+    if preflight_failed and not codes and not _of(events, attempt, "blame"):
+        return Decision("stop", "preflight found what a person must mend, see its lines above")
     return Decision("requeue", f"the time limit; {reason}" if ending == "time limit" else reason)
 
 
