@@ -4,12 +4,13 @@ Enters: the cluster, the demo's shards and model. Leaves: a ``Case``: a job subm
 submit, looked at from outside (metrics, attempts, processes), and its line of the table of survival.
 """
 
-import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ PREFLIGHT={preflight}
 MIN_NODE_BANDWIDTH_GBPS=0
 MIN_NETWORK_BANDWIDTH_GBPS=0
 MAX_ATTEMPTS_WITHOUT_PROGRESS={attempts}
+{extra}
 """
 START_SECONDS = 240.0  # several jobs' worth: eight ranks import torch on two cores
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
@@ -78,22 +80,14 @@ class Case:
     # -- before and during
 
     def submit(
-        self,
-        script: str,
-        *overrides: str,
-        slurm: tuple[str, ...] = (),
-        site: Mapping[str, object] | None = None,
-        run_folder: Path | None = None,
+        self, script: str, *overrides: str, slurm: tuple[str, ...] = (), run_folder: Path | None = None, **site: object
     ) -> "Case":
-        """Submit a script of slurm/, as a user does."""
+        """Submit a script of slurm/, as a user does. ``slurm``: options of sbatch; ``site``: see ``write_site``."""
         self.run_folder = run_folder or self.run_folder
-        told = {"gpus": 0, "python": sys.executable, "preflight": "no", "attempts": 3} | dict(site or {})
-        (self.folder / "site.env").write_text(SITE.format(**told))
+        environment = job_environment(write_site(self.folder, **site))
         _, recipe, *options = self.demo.recipe(self.run_folder, *OPTIONS, *overrides)
-        self.job = self.cluster.sbatch(
-            "--output", self.log, *slurm, f"slurm/{script}.sh", f"recipe={recipe}", *options,
-            cwd=REPOSITORY, env=job_environment(self.folder / "site.env"),
-        )  # fmt: skip
+        words = ("--output", self.log, *slurm, f"slurm/{script}.sh", f"recipe={recipe}", *options)
+        self.job = self.cluster.sbatch(*words, cwd=REPOSITORY, env=environment)
         return self
 
     def steps(self) -> list[dict[str, Any]]:
@@ -121,6 +115,42 @@ class Case:
         found = self.cluster.tasks(node, "launch/train.py")
         parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in found}
         return [pid for pid in found if parents[pid] not in found]
+
+    def preempt(self) -> None:
+        """A short job of the higher partition wants the nodes."""
+        nodes = ",".join(self.nodes())
+        short = ("--nodes=2", "--exclusive", f"--nodelist={nodes}", "--partition=high", "--output=/dev/null")
+        self.cluster.sbatch(*short, "--wrap", "sleep 5")
+
+    def in_start_up(self, seconds: float = 3.0) -> str:
+        """Wait until ranks have begun to start; a node that is not the batch node."""
+        node = self.nodes_of_running()[1]
+        self._wait(lambda: self.ranks(node), START_SECONDS, "rank")
+        time.sleep(seconds)
+        return node
+
+    def in_a_save(self, step: int) -> None:
+        """Wait until the save of this step is being written."""
+        partial = self.run_folder / "checkpoints" / f".step-{step}.partial"
+        ended = time.monotonic() + START_SECONDS
+        while not partial.exists():
+            if time.monotonic() > ended:
+                raise ClusterFault(f"no save of step {step}\n{self.tail()}")
+            time.sleep(0.002)
+
+    def pause_until(self, job_seconds: float) -> None:
+        """Stop every rank, and let them go on this long after the job's start."""
+        pids = [pid for node in self.nodes() for pid in self.ranks(node)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        started = datetime.fromisoformat(self.cluster.job(self.job).fields["StartTime"]).timestamp()
+        time.sleep(max(0.0, started + job_seconds - time.time()))
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+    def nodes_of_running(self) -> list[str]:
+        self.cluster.wait_for(self.job, "RUNNING", timeout=60)
+        return self.nodes()
 
     def _wait(self, what: Callable[[], object], timeout: float, wanted: str) -> None:
         def arrived() -> object:
@@ -189,6 +219,14 @@ class Case:
             assert self.losses() == reference
 
 
+def write_site(folder: Path, *, extra: str = "", **other: object) -> Path:
+    """A site's settings for nodes without GPUs; ``extra``: lines that come last."""
+    site = folder / "site.env"
+    told = {"gpus": 0, "python": sys.executable, "preflight": "no", "attempts": 3, **other}
+    site.write_text(SITE.format(extra=extra, **told))
+    return site
+
+
 def job_environment(site: Path) -> dict[str, str]:
     """What a user's shell would hold: the checkout's package, one thread per rank, no GPU."""
     return {
@@ -200,12 +238,3 @@ def job_environment(site: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "USER": "root",
     }
-
-
-def wandb_steps(run_folder: Path) -> list[Path]:
-    """Offline files of W&B, one per attempt."""
-    return sorted((run_folder / "wandb").glob("offline-run-*"))
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -29,6 +29,7 @@ Found = TypeVar("Found")
 
 RECORDS = Path("/run/phi3v-virtual-clusters")
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare")
+SMALL_DISK_BYTES = 48_000_000
 CPUS_OF_NODE = 4
 GPUS_OF_NODE = 4  # character devices that Slurm counts and hands out; nothing can compute on them
 _CONFIGURATION = """\
@@ -109,7 +110,7 @@ def run(*words: object, timeout: float = 60, check: bool = True, **options: Any)
 
 
 class VirtualCluster:
-    """Nodes ``n1`` … ``n9``. Use as a context manager."""
+    """Nodes ``n1`` … ``n9``, and ``small_disk``, a file system that is soon full. Use as a context manager."""
 
     def __init__(self, *, num_nodes: int = 9, kill_wait_seconds: int = 5, grace_seconds: int = 20) -> None:
         self.nodes = [f"n{number}" for number in range(1, num_nodes + 1)]
@@ -123,6 +124,7 @@ class VirtualCluster:
         self.network = f"10.77.{self.number}"
         self.folder = Path(tempfile.mkdtemp(prefix=f"virtual-cluster-{self.number}-"))
         self.folder.chmod(0o755)  # munge refuses a folder that others can't enter
+        self.small_disk = self.folder / "small-disk"
         self._record()
         try:
             self._start()
@@ -239,6 +241,11 @@ class VirtualCluster:
                 raise ClusterFault(self.command("sinfo", "-N", "-l") + self.command("squeue"))
             time.sleep(0.5)
 
+    def empty_small_disk(self) -> None:
+        """Delete everything on the small disk."""
+        for path in self.small_disk.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     # -- start
 
     def _name(self, place: str) -> str:
@@ -271,6 +278,9 @@ class VirtualCluster:
     def _start(self) -> None:
         self._make_network()
         self._write_files()
+        # before the nodes, which take the mounts of their start along
+        self.small_disk.mkdir()
+        run("mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "small-disk", self.small_disk)
         munge = self.folder / "munge"
         files = [f"--{kind}-file={munge}/{kind}" for kind in ("key", "pid", "log", "seed")]
         self._spawn("munged", "hub", "munged", "-F", "-f", f"--socket={munge}/socket", *files)
@@ -404,6 +414,8 @@ def _take_down(told: dict) -> None:
     for pid in map(int, told["processes"]):
         with contextlib.suppress(ChildProcessError):  # ours: no zombie stays; a former run's have another parent
             os.waitpid(pid, 0)
+    if told["folder"]:
+        run("umount", f"{told['folder']}/small-disk", check=False)
     if told["folder"] and not os.environ.get("PHI3V_KEEP_CLUSTER"):
         shutil.rmtree(told["folder"], ignore_errors=True)
     (RECORDS / f"{told['number']}.json").unlink(missing_ok=True)
