@@ -28,11 +28,16 @@ _HAS_NO_PLACE = ("train_batch_size", "optimizer", "scheduler", "fp16", "amp")
 
 def build_engine(config: RunConfig, backend: Backend, who: ClusterInfo) -> Any:
     """Return a ``deepspeed.DeepSpeedEngine`` ready to train. Raises ModelFolderError, ConfigError."""
-    import deepspeed
-
     settings = deepspeed_settings(config)
     model = build_model(config, backend, settings)
     load_weights(model, config.model.folder, who)
+    return start_engine(model, config, backend, settings)
+
+
+def start_engine(model: Phi3VForCausalLM, config: RunConfig, backend: Backend, settings: dict[str, Any]) -> Any:
+    """Return the engine of a partitioned model that holds its weights."""
+    import deepspeed
+
     groups = parameter_groups(model, config.training.weight_decay)
     # A leaf is gathered in one piece: fewer collectives, and ranks may pass different numbers of crops through it.
     deepspeed.utils.set_z3_leaf_modules(model, [ImageEmbedding, Phi3DecoderLayer])
