@@ -78,6 +78,7 @@ def train(loaded: LoadedConfig, who: ClusterInfo) -> None:
             _take_steps(run)
         finally:
             run.tracker.close()
+            run.loader.close()
         run.stop.close()
         if who.is_rank_0 and not run.stop.reason:
             mark_finished(Path(run.config.run_folder), run.materials.total_steps)
