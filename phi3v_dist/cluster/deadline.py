@@ -52,7 +52,7 @@ class Deadline:
         self._who, self._seconds, self._on_end = who, seconds, on_end
         self._place, self._number = "start", 0
         self._until = time.monotonic() + seconds
-        self._stopped = threading.Event()
+        self._stopped, self._others_speak = threading.Event(), False
         self._beats, self._looks = self._connect(), self._connect()  # a connection serves one thread at a time
         for watch in (self._beat, self._watch):
             threading.Thread(target=watch, name="deadline", daemon=True).start()
@@ -124,19 +124,22 @@ class Deadline:
 
     def _explain(self) -> None:
         """The time is over: name whom all wait for."""
+        place = self._place
         self._let_the_first_speak()
         guilty = self._silent()
-        line = f"{_named(guilty)} {_NO_ANSWER} in '{self._place}'"
+        line = f"{_named(guilty)} {_NO_ANSWER} in '{place}'"
         if not guilty:
             marks = _within(self._marks)
             guilty = [mark for mark in marks if mark.number < max(mark.number for mark in marks)]
-            line = f"{_named(guilty)} is still in '{guilty[0].place}'" if guilty else f"all are in '{self._place}'"
+            line = f"{_named(guilty)} is still in '{guilty[0].place}'" if guilty else f"all are in '{place}'"
         self._say(guilty, f"{line}, the others wait")
 
     def _let_the_first_speak(self) -> None:
         """Return on one rank, the first that comes; the others end. Without a store on one rank of each node."""
         self._stopped.set()
         try:
+            if self._others_speak:
+                self._end_behind_another()
             first = _within(lambda: self._looks.add(_ENDS, 1)) == 1
         except _NoAnswerError:
             first = self._who.rank_of_node == 0
@@ -144,6 +147,7 @@ class Deadline:
             self._end_behind_another()
 
     def _end_behind_another(self) -> None:
+        self._others_speak = True
         time.sleep(_SILENT_SECONDS + _STORE_ANSWERS_SECONDS)
         _end()
 
@@ -153,6 +157,25 @@ class Deadline:
         print(f"{LostRankError.label} preflight: {line}. {_MEND}", file=sys.stderr, flush=True)
         time.sleep(4 * _BEAT_SECONDS)  # all see that somebody has spoken, before the store may end with this process
         _end()
+
+
+def meeting_timer(who: ClusterInfo, seconds: float) -> threading.Timer:
+    """Start a timer that ends this process when the ranks haven't met by then; cancel it once they have."""
+
+    def end() -> None:
+        if who.rank_of_node == 0:
+            where = f"{who.master_addr}:{who.master_port}"
+            what = f"not all of the {who.num_ranks} ranks came to {where} within {seconds:.0f} s"
+            mend = "A node that doesn't print this line never started; else look at the network interface's settings."
+            print(f"{LostRankError.label} node {who.node_name}: {what}. {mend}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(_SILENT_SECONDS)  # the launcher ends all when the first ends
+        _end()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _named(marks: Sequence[Mark]) -> str:

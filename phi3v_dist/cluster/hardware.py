@@ -163,5 +163,7 @@ def build_once(builder: Any, *, patience_seconds: float) -> float:
     except (RuntimeError, ImportError, OSError, subprocess.SubprocessError) as error:
         told = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         mend = "Install g++ and Python.h on this node (apt-get install g++ python3-dev)."
-        raise RunError(f"DeepSpeed's {builder.name} can't be built: {told}", where=str(lock.parent), mend=mend) from None
+        raise RunError(
+            f"DeepSpeed's {builder.name} can't be built: {told}", where=str(lock.parent), mend=mend
+        ) from None
     return time.monotonic() - started

@@ -139,6 +139,7 @@ class CheckpointOptions(Options):
 
     every_steps: Count = Field(200, description="Steps between checkpoints (and one after the last step).")
     keep_last: Count = Field(2, description="Newest checkpoints that are kept; older ones are deleted.")
+    keep_best: CountOrZero = Field(0, description="Kept besides: those with the lowest validation loss; 0: none.")
     spare_seconds: Number = Field(60.0, description="Under Slurm: kept free between the last save and the time limit.")
 
 

@@ -6,11 +6,9 @@ vision tower have two layers each and its weights are random: what can fail on a
 card, the file system) fails here within seconds.
 """
 
-import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,33 +35,16 @@ from phi3v_dist.training.step import StepSums, forward, take_step
 
 LAYERS = 2
 _LEARNING_RATE = 1e-4
+_NO_SAMPLE = -1
 _MOST_TOKENS = 8192  # of a pack: enough to use every kernel
 
 
-@dataclass(frozen=True)
-class SavedAndLoaded:
-    """``save_bytes``: of all ranks together. ``same``: this rank's master weights came back to the last bit."""
-
-    save_seconds: float
-    save_bytes: int
-    load_seconds: float
-    same: bool
-
-
 def cut_down(config: RunConfig, folder: Path) -> RunConfig:
-    """Return the run's configuration with a model of ``LAYERS`` layers; its ``config.json`` is written to ``folder``.
-
-    Called by one rank. ``cut_down_config`` is what the others read.
-    """
+    """Return the run's configuration with a model of ``LAYERS`` layers; ``folder`` gets its ``config.json``."""
     raw = read_config(config.model.folder).to_dict()
     pictures = raw.setdefault("img_processor", {})
     pictures["vision_config"] = {**pictures.get("vision_config", {}), "num_hidden_layers": LAYERS}
     write_json(folder / "config.json", {**raw, "num_hidden_layers": LAYERS})
-    return cut_down_config(config, folder)
-
-
-def cut_down_config(config: RunConfig, folder: Path) -> RunConfig:
-    """Return the run's configuration with the model folder that ``cut_down`` has written."""
     return config.model_copy(update={"model": config.model.model_copy(update={"folder": str(folder)})})
 
 
@@ -101,16 +82,16 @@ def pack_with_pictures(processor: DocumentProcessor, samples: Sequence[Sample], 
     return collate(documents) if documents else blank_batch(processor)
 
 
-def pack_of_text(processor: DocumentProcessor, samples: Sequence[Sample]) -> Batch:
-    """Lay the samples' texts into a pack, as products without a picture would be."""
-    documents = []
+def pack_of_text(processor: DocumentProcessor, samples: Sequence[Sample], pack_tokens: int) -> Batch:
+    """Lay as many of the samples' texts as fit into a pack, as products without a picture would be."""
     prompt = processor.prompt([]).input_ids
+    documents = [Document(prompt, [], [], np.full_like(prompt, IGNORED), _NO_SAMPLE)]  # nothing to score in it
     for sample in samples:
         answer = processor.template.answer_ids(answer_text(sample.title, sample.category, sample.price))
         ids = np.concatenate([prompt, answer])
+        if _tokens(documents) + len(ids) > min(pack_tokens, _MOST_TOKENS):
+            break
         documents.append(Document(ids, [], [], answer_labels(ids, len(prompt)), sample.number))
-    if not documents:
-        documents = [Document(prompt, [], [], np.full_like(prompt, IGNORED), -1)]
     return collate(documents)
 
 
@@ -155,7 +136,7 @@ def save(engine: Any, folder: Path) -> tuple[float, int]:
     return saved.seconds, saved.written_bytes
 
 
-def load(engine: Any, folder: Path) -> float:
+def load(engine: Any, folder: Path, who: ClusterInfo) -> float:
     """Load what ``save`` has written; return the seconds."""
     started = time.monotonic()
     checkpoint = newest_checkpoint(folder)
@@ -168,8 +149,3 @@ def master_weights(engine: Any) -> torch.Tensor:
     """A copy of this rank's float32 master weights, laid end to end."""
     groups = engine.optimizer.fp32_partitioned_groups_flat
     return torch.cat([group.detach().flatten().cpu() for group in groups]).clone()
-
-
-def read_settings_of(folder: Path) -> dict[str, Any]:
-    """Return the ``config.json`` that ``cut_down`` wrote."""
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))

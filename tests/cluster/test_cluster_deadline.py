@@ -10,7 +10,7 @@ import pytest
 
 from phi3v_dist.cluster.process_group import free_port
 
-SECONDS = 4.0
+SECONDS = 8.0
 # One process imports torch; the ranks are its forks, a pair per case. The frozen are killed when the others have ended.
 RANKS = f"""
 import json, os, signal, sys, time
