@@ -1,4 +1,4 @@
-"""Write a model folder that others load from the newest checkpoint of a run."""
+"""Write a model folder that others load from a checkpoint of a run."""
 
 import argparse
 import sys
@@ -16,10 +16,13 @@ def main() -> None:
     )
     parser.add_argument("run_folder", type=Path, help="run folder of launch/train.py: checkpoints/ and base are read")
     parser.add_argument("target", type=Path, help="model folder to write; must not exist yet")
+    parser.add_argument("--step", default="newest", metavar="N|newest|best", help="which checkpoint (default: newest)")
     args = parser.parse_args()
     from phi3v_dist.checkpoints.consolidate import consolidate  # after --help: it imports torch
 
-    export = consolidate(args.run_folder, args.target)
+    export = consolidate(args.run_folder, args.target, args.step)
+    for damage in export.passed:
+        say(f"{damage}; passed over")
     say(f"{export.folder}: {export.parameters:,} parameters from {export.checkpoint.folder}")
 
 

@@ -1,9 +1,9 @@
 """A checkpoint → a model folder that others load.
 
-Enters: a run folder. Leaves: a folder in the official layout: bf16 weights from the newest complete checkpoint's fp32
-master copy, every other file byte for byte from the model folder that training began from (the run's ``base``). Works
-without a GPU and without the ranks that trained; parameters are merged one at a time. What training never changes (see
-model/never_trained.py) comes from the base too.
+Enters: a run folder. Leaves: a folder in the official layout: bf16 weights from a checkpoint's fp32 master copy (the
+newest that is whole, or another by choice), every other file byte for byte from the model folder that training began
+from (the run's ``base``). Works without a GPU and without the ranks that trained; parameters are merged one at a time.
+What training never changes (see model/never_trained.py) comes from the base too.
 
 Four files may differ from the base's: ``generation_config.json`` names the tokens that end an answer, ``README.md``
 has the model card and ``phi3v_dist.json`` the same for programs (card.py), ``preprocessor_config.json`` the
@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 
 from phi3v_dist.checkpoints.card import FACTS, Training, facts, model_card, with_card
-from phi3v_dist.checkpoints.choose import ENGINE, Checkpoint, newest_checkpoint
+from phi3v_dist.checkpoints.choose import ENGINE, Checkpoint, Damage, in_order_of_choice
+from phi3v_dist.checkpoints.verify import first_whole, verify
 from phi3v_dist.config.loading import load_config
 from phi3v_dist.config.options import DocumentOptions, RunConfig
 from phi3v_dist.console import progress
@@ -48,21 +49,21 @@ class Export:
     folder: Path
     checkpoint: Checkpoint
     parameters: int
+    passed: list[Damage]  # checkpoints that would have been taken, were they whole
 
 
-def consolidate(run_folder: str | Path, target: str | Path) -> Export:
-    """Write ``target`` from the newest checkpoint of ``run_folder``.
+def consolidate(run_folder: str | Path, target: str | Path, wanted: str = "newest") -> Export:
+    """Write ``target`` from the checkpoint of ``run_folder`` that is ``wanted``: "newest", "best" or a step's number.
 
-    Raises ``CheckpointError`` when there is none or the base or the run's options are gone, ``ModelFolderError`` when
-    ``target`` exists.
+    Every byte of it is verified first; a damaged one gives way to the next newest or best. Raises ``CheckpointError``
+    when there is none or the base or the run's options are gone, ``ModelFolderError`` when ``target`` exists.
     """
     run_folder = Path(run_folder)
     base = run_folder / "base"
-    checkpoint = newest_checkpoint(run_folder)
+    checkpoint, passed = first_whole(in_order_of_choice(run_folder, wanted), verify)
     if checkpoint is None:
-        raise CheckpointError(
-            "no complete checkpoint in this run", where=str(run_folder), mend="Name a run folder that has trained."
-        )
+        mend = "Name another checkpoint of this run by --step, or another run."
+        raise CheckpointError(passed[0].reason, where=str(passed[0].folder), mend=mend)
     _need_file(base / "config.json", "the model folder that training began from is gone", str(base.resolve()))
     _need_file(run_folder / _CONFIG, "the options of this run are gone")
     run, model = load_config(run_folder / _CONFIG).config, read_config(base)
@@ -71,7 +72,7 @@ def consolidate(run_folder: str | Path, target: str | Path) -> Export:
     check_names(shapes, {name: tuple(weight.shape) for name, weight in weights.items()}, checkpoint.folder)
     tensors = _with_base(_in_bf16(weights, shapes), base, shapes, model)
     write_folder(target, tensors, base, end_ids=end_token_ids(base), texts=_texts(run, model, base, checkpoint))
-    return Export(Path(target), checkpoint, sum(math.prod(shape) for shape in shapes.values()))
+    return Export(Path(target), checkpoint, sum(math.prod(shape) for shape in shapes.values()), passed)
 
 
 def _need_file(path: Path, what: str, value: str | None = None) -> None:

@@ -1,20 +1,36 @@
 """Engine state → a checkpoint that is complete or does not exist.
 
 Enters: a DeepSpeed engine at the end of a step, on every rank. Leaves: ``checkpoints/step-N`` (layout: choose.py) and
-the seconds and bytes it took. Everything is written beside and flushed to disk, the marker last, then the folder gets
-its name; only then are older checkpoints deleted.
+the seconds and bytes it took. First the free space is held against the prediction. Then everything is written beside
+and flushed by the rank that wrote it (on a cluster's file system no other can), the marker last, then the folder gets
+its name; only then are older checkpoints deleted. Whatever fails before leaves them as they are, and at most a
+``.step-N.partial`` that the next save clears away.
+
+Those that stay are known by their marker and sizes: a resume, which reads every byte, puts aside what is damaged.
 """
 
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
-from phi3v_dist.checkpoints.choose import ENGINE, MARKER, checkpoints_folder, complete_checkpoints
-from phi3v_dist.files import fsync_file, fsync_folder, write_json
+from phi3v_dist.checkpoints.choose import (
+    ENGINE,
+    MARKER,
+    WrittenFile,
+    checkpoints_folder,
+    complete_checkpoints,
+    outdated,
+)
+from phi3v_dist.checkpoints.space import need_space, predicted_bytes
+from phi3v_dist.cluster.process_group import together
+from phi3v_dist.errors import CheckpointError
+from phi3v_dist.files import fsync_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -34,36 +50,103 @@ def save_checkpoint(
     trained_on: dict[str, str],
     longest_document: int,
     keep_last: int,
+    keep_best: int = 0,
+    validation_loss: float | None = None,
 ) -> Saved:
-    """Save on every rank; return when the checkpoint is durable. For the words see ``Checkpoint``."""
+    """Save on every rank; return when the checkpoint is durable. For the words see ``Checkpoint``.
+
+    Raises ``CheckpointError``, alike on every rank, for a disk that is too full or fails.
+    """
     started = time.monotonic()
     folder = checkpoints_folder(run_folder) / f"step-{step}"
     partial = folder.with_name(f".{folder.name}.partial")
-    rank, num_ranks = dist.get_rank(), dist.get_world_size()
-    if rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    engine.save_checkpoint(str(partial), tag=ENGINE, save_latest=False)
-    dist.barrier()
-    if rank == 0:
-        told = {"step": step, "num_ranks": num_ranks, "trained_on": trained_on, "longest_document": longest_document}
-        _finish(partial, folder, told)
-        for old in complete_checkpoints(run_folder)[:-keep_last]:
-            shutil.rmtree(old.folder)
-    dist.barrier()
-    written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Saved(folder, time.monotonic() - started, written)
+    is_rank_0 = dist.get_rank() == 0
+    need_bytes = sum(_from_all_ranks(predicted_bytes(engine)))
+    together(lambda: _make_room(partial, need_bytes) if is_rank_0 else None)
+    files = _write(engine, partial)
+    told = {
+        "step": step,
+        "num_ranks": dist.get_world_size(),
+        "trained_on": trained_on,
+        "longest_document": longest_document,
+        "validation_loss": validation_loss,
+        "files": {name: asdict(file) for name, file in files.items()},
+        "seconds": time.monotonic() - started,
+    }
+    together(lambda: _finish(partial, folder, told, keep_last, keep_best) if is_rank_0 else None)
+    return Saved(folder, time.monotonic() - started, sum(file.bytes for file in files.values()))
 
 
-def _finish(partial: Path, folder: Path, told: dict[str, object]) -> None:
-    files = sorted(path for path in partial.rglob("*") if path.is_file())
-    for path in files:
-        fsync_file(path)
-    for inner in {path.parent for path in files}:
-        fsync_folder(inner)
-    sizes = {str(path.relative_to(partial)): path.stat().st_size for path in files}
-    write_json(partial / MARKER, told | {"files": sizes})
-    shutil.rmtree(folder, ignore_errors=True)  # a damaged one of this step, written before a resume
-    partial.rename(folder)
-    fsync_folder(folder.parent)
+def _make_room(partial: Path, need_bytes: int) -> None:
+    with _disk_faults(partial.parent):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        for pattern in (".step-*.partial", ".step-*.universal"):  # of saves and conversions that were cut off
+            for left_over in partial.parent.glob(pattern):
+                shutil.rmtree(left_over)
+        need_space(partial.parent, need_bytes, "the next checkpoint")
+        partial.mkdir()
+
+
+def _write(engine: Any, partial: Path) -> dict[str, WrittenFile]:
+    """Let DeepSpeed write this rank's files; return those of all ranks."""
+    from phi3v_dist.checkpoints.writer import HashingWriter  # here alone: it imports DeepSpeed
+
+    writer = HashingWriter(partial)
+    before, engine.checkpoint_engine = engine.checkpoint_engine, writer
+    try:
+        with _disk_faults(partial, on_every_rank=False):  # what escapes the writer, this rank alone has met
+            engine.save_checkpoint(str(partial), tag=ENGINE, save_latest=False)
+    finally:
+        engine.checkpoint_engine = before
+    together(lambda: _check(writer, partial))
+    return {name: file for written in _from_all_ranks(writer.written) for name, file in written.items()}
+
+
+def _check(writer: Any, partial: Path) -> None:
+    with _disk_faults(partial):
+        if writer.fault is not None:
+            raise writer.fault
+        if dist.get_rank() == 0:
+            writer.add_small_files()
+
+
+def _finish(partial: Path, folder: Path, told: dict[str, Any], keep_last: int, keep_best: int) -> None:
+    with _disk_faults(partial):
+        for inner in (partial / ENGINE, partial):
+            fsync_folder(inner)
+        write_json(partial / MARKER, told)
+        if folder.exists():
+            _hide(folder)
+        partial.rename(folder)
+        fsync_folder(folder.parent)
+        for old in outdated(complete_checkpoints(folder.parent.parent), keep_last, keep_best):
+            _hide(old.folder)
+        for hidden in folder.parent.glob(".step-*.old.partial"):
+            shutil.rmtree(hidden)
+
+
+def _hide(folder: Path) -> None:
+    """Take its name from a checkpoint before it is deleted: a deletion that is cut off leaves no half one."""
+    folder.rename(folder.with_name(f".{folder.name}.old.partial"))
+
+
+@contextmanager
+def _disk_faults(folder: Path, *, on_every_rank: bool = True) -> Iterator[None]:
+    """Make a ``CheckpointError`` of what the disk says no to."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folder
+        fault = CheckpointError(
+            f"rank {dist.get_rank()} can't write a checkpoint: {error.strerror or error}",
+            where=str(where),
+            mend="Mend the disk or its permissions, and start again from the checkpoint before, which is untouched.",
+        )
+        fault.on_every_rank = on_every_rank
+        raise fault from None
+
+
+def _from_all_ranks(value: Any) -> list[Any]:
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -13,6 +13,7 @@ import torch
 from transformers import initialization
 from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
 
+from phi3v_dist.checkpoints.choose import Checkpoint
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.options import RunConfig
 from phi3v_dist.errors import ConfigError
@@ -26,9 +27,14 @@ from phi3v_dist.training.groups import parameter_groups
 _HAS_NO_PLACE = ("train_batch_size", "optimizer", "scheduler", "fp16", "amp")
 
 
-def build_engine(config: RunConfig, backend: Backend, who: ClusterInfo) -> Any:
-    """Return a ``deepspeed.DeepSpeedEngine`` ready to train. Raises ModelFolderError, ConfigError."""
+def build_engine(config: RunConfig, backend: Backend, who: ClusterInfo, checkpoint: Checkpoint | None = None) -> Any:
+    """Return a ``deepspeed.DeepSpeedEngine`` ready to train, or to load ``checkpoint`` first.
+
+    Raises ModelFolderError, ConfigError.
+    """
     settings = deepspeed_settings(config)
+    if checkpoint is not None and checkpoint.num_ranks != who.num_ranks:
+        settings["checkpoint"] = settings.get("checkpoint", {}) | {"load_universal": True}
     model = build_model(config, backend, settings)
     load_weights(model, config.model.folder, who)
     return start_engine(model, config, backend, settings)

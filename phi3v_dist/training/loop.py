@@ -59,6 +59,7 @@ class Run:
     stop: Stop
     step: int
     saved_step: int
+    validation_loss: float | None = None  # after ``step``, None where none was measured
 
 
 def train(loaded: LoadedConfig, who: ClusterInfo) -> None:
@@ -109,6 +110,7 @@ def _take_steps(run: Run) -> None:
         metrics = _metrics(plan, sums, rate, now - ended, wait - waited, run.guard) | saving
         if _due(run.step, config.evaluation.every_steps, total):
             metrics |= run.validation.run(run.engine, run.step, run.tracker)
+        run.validation_loss = metrics.get("validation_loss")
         run.tracker.log_step(run.step, metrics)
         run.stop.learn(step_seconds=time.monotonic() - ended)
         # A checkpoint is never ahead of the metrics on disk, so what it took is told with the next step's.
@@ -155,6 +157,8 @@ def _save(run: Run) -> dict[str, float]:
         trained_on=run.materials.trained_on,
         longest_document=run.materials.plan.longest_document,
         keep_last=run.config.checkpoints.keep_last,
+        keep_best=run.config.checkpoints.keep_best,
+        validation_loss=run.validation_loss,
     )
     run.saved_step = run.step
     run.stop.learn(save_seconds=saved.seconds)
@@ -165,13 +169,14 @@ def _save(run: Run) -> dict[str, float]:
 def _prepare(loaded: LoadedConfig, backend: Backend, who: ClusterInfo, signals: StopSignals) -> Run:
     """Check everything that a user can have got wrong, on all ranks together, then build the parts."""
     config = loaded.config
-    materials, checkpoint = together(lambda: _check(loaded, who))
+    materials = together(lambda: _check(loaded))
+    checkpoint = find_checkpoint(loaded, materials.trained_on, who)
     together(lambda: open_run_folder(loaded) if who.is_rank_0 else None)
     together(lambda: _open_log(config, who))
     _announce(config, backend, who, materials, checkpoint)
-    engine = together(lambda: build_engine(config, backend, who))
+    engine = together(lambda: build_engine(config, backend, who, checkpoint))
     if checkpoint is not None:
-        load_checkpoint(engine, checkpoint)
+        load_checkpoint(engine, checkpoint, who)
     reader = ShardReader(materials.index)
     first_step = checkpoint.step if checkpoint else 0
     return Run(
@@ -208,10 +213,9 @@ def _prepare_to_stop(config: RunConfig, engine: Any, who: ClusterInfo, signals: 
     )
 
 
-def _check(loaded: LoadedConfig, who: ClusterInfo) -> tuple[Materials, Checkpoint | None]:
+def _check(loaded: LoadedConfig) -> Materials:
     deepspeed_settings(loaded.config)
-    materials = gather_materials(loaded.config)
-    return materials, find_checkpoint(loaded, materials.trained_on, who.num_ranks)
+    return gather_materials(loaded.config)
 
 
 def _start_tracking(config: RunConfig, materials: Materials, first_step: int, who: ClusterInfo) -> Tracker:

@@ -28,7 +28,7 @@ class Floors:
 
 @dataclass
 class Scene:
-    """What checks read, and what they leave for later ones (the last five). ``gpu``: None where the run takes none."""
+    """What checks read, and what they leave for later ones (from ``index`` on). ``gpu``: None where the run takes none."""
 
     loaded: LoadedConfig
     who: ClusterInfo
@@ -40,6 +40,7 @@ class Scene:
     processor: DocumentProcessor | None = None
     trained_parameters: int = 0
     disk_is_full: bool = False
+    parts_missing: bool = False
     engine: Any = None
 
     @property

@@ -52,6 +52,7 @@ def compiled_parts(scene: Scene) -> Row:
         answers = scene.panel.ask(f"{name} of {turn}", build, _BUILD_PATIENCE)
         seconds += [value for _, value in values_of(answers)]
         if faults := faults_of(answers):
+            scene.parts_missing = True
             return Row(name, "not there", "built or found", faults)
     return Row(name, f"{builder.name} in {max(seconds):.1f} s", "built or found")
 
@@ -61,6 +62,8 @@ def trial_step(scene: Scene) -> Row:
     name = "trial step"
     if scene.index is None or scene.processor is None:
         return Row(name, "", skipped="shards or model folder can't be read on all nodes")
+    if scene.parts_missing:
+        return Row(name, "", skipped="DeepSpeed's compiled parts are missing")
     who, panel = scene.who, scene.panel
     panel.deadline.at(f"{name}: building", _TRIAL_PATIENCE)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,16 +1,25 @@
 """What a start finds in its run folder: nothing, a run to go on with, or a finished one.
 
 Enters: a run folder and the options of this start. Leaves: the step to go on from, and an engine that stands there.
-A resume may change how a run works (workers, tracking, learning rate, its length), never what it means: data, order,
-model. DeepSpeed restores neither frozen parameters nor each group's own values from a checkpoint of another size, so
-the folder's weights are loaded first and the groups' values set again (facts: deepspeed.md).
+A resume may change how a run works (ranks, workers, tracking, learning rate, its length), never what it means: data,
+order, model. From a checkpoint of another number of ranks DeepSpeed restores neither frozen parameters nor each group's
+own values, so the folder's weights are loaded first and the groups' values set again (facts: deepspeed.md).
 """
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from phi3v_dist.checkpoints.choose import ENGINE, Checkpoint, newest_checkpoint
+import torch
+
+from phi3v_dist.checkpoints.choose import ENGINE, Checkpoint, Damage, survey
+from phi3v_dist.checkpoints.universal import universal_copy
+from phi3v_dist.checkpoints.verify import first_whole, verify
+from phi3v_dist.cluster.process_group import from_rank_0, together
+from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import LoadedConfig, describe_config, difference, load_config
+from phi3v_dist.console import log
 from phi3v_dist.errors import CheckpointError, RunError
 from phi3v_dist.files import write_json, write_text
 
@@ -41,12 +50,49 @@ def mark_finished(run_folder: Path, step: int) -> None:
     write_json(run_folder / FINISHED, {"step": step})
 
 
-def find_checkpoint(loaded: LoadedConfig, trained_on: dict[str, str], num_ranks: int) -> Checkpoint | None:
-    """Return the checkpoint to go on from, or None. Raises ``CheckpointError`` when it belongs to another run."""
+def find_checkpoint(loaded: LoadedConfig, trained_on: dict[str, str], who: ClusterInfo) -> Checkpoint | None:
+    """Return the newest checkpoint that is whole, the same on every rank, or None for a new run. All ranks call it.
+
+    Every byte of it is read, shared out over the ranks. Damaged ones that are newer are put aside, each with a line
+    (``step-N.damaged``). Raises ``CheckpointError``, alike on every rank, when there are checkpoints and none is whole,
+    or when they belong to another run.
+    """
     run_folder = Path(loaded.config.run_folder)
-    checkpoint = newest_checkpoint(run_folder)
+    there = from_rank_0(survey(run_folder) if who.is_rank_0 else [])
+    checkpoint, passed = first_whole(there[::-1], lambda c: together(lambda: verify(c, who.rank, who.num_ranks)))
     if checkpoint is None:
+        if passed:
+            raise _none_whole(passed)
         return None
+    together(lambda: _check_meaning(loaded, checkpoint, trained_on))
+    together(lambda: _put_aside(passed, checkpoint) if who.is_rank_0 else None)
+    return checkpoint
+
+
+def _none_whole(passed: Sequence[Damage]) -> CheckpointError:
+    return CheckpointError(
+        f"none of the checkpoints is whole: {'; '.join(f'{damage.folder.name}: {damage.reason}' for damage in passed)}",
+        where=str(passed[0].folder.parent),
+        mend="Put a whole one back, or give another run_folder for a new run.",
+    )
+
+
+def _put_aside(passed: Sequence[Damage], instead: Checkpoint) -> None:
+    """Take its name from what is damaged, so that it is never again chosen, nor kept in place of a good one."""
+    for damage in passed:
+        aside = damage.folder.with_name(f"{damage.folder.name}.damaged")
+        try:
+            if aside.exists():
+                shutil.rmtree(aside)
+            damage.folder.rename(aside)
+        except OSError as error:
+            what, mend = f"it can't be put aside: {error.strerror}", "Mend its permissions, or delete it."
+            raise CheckpointError(f"{damage.reason}, and {what}", where=str(damage.folder), mend=mend) from None
+        log.warning("%s, put aside as %s (delete it); falling back to step %d", damage, aside.name, instead.step)
+
+
+def _check_meaning(loaded: LoadedConfig, checkpoint: Checkpoint, trained_on: dict[str, str]) -> None:
+    run_folder = Path(loaded.config.run_folder)
     if not (run_folder / CONFIG).is_file():
         raise CheckpointError(
             "the options of this run's first steps are gone, so a changed one would go unseen",
@@ -68,14 +114,6 @@ def find_checkpoint(loaded: LoadedConfig, trained_on: dict[str, str], num_ranks:
                 where=option,
                 mend="Put the old content back, or give another run_folder for a new run.",
             )
-    if checkpoint.num_ranks != num_ranks:
-        raise CheckpointError(
-            f"the checkpoint was written by {checkpoint.num_ranks} ranks",
-            where=str(checkpoint.folder),
-            value=f"{num_ranks} ranks",
-            mend=f"Start with {checkpoint.num_ranks} ranks.",
-        )
-    return checkpoint
 
 
 def open_run_folder(loaded: LoadedConfig) -> None:
@@ -103,10 +141,28 @@ def _link_base(base: Path, target: Path) -> None:
     base.symlink_to(target, target_is_directory=True)
 
 
-def load_checkpoint(engine: Any, checkpoint: Checkpoint) -> None:
-    """Bring the engine to where the checkpoint was written."""
+def load_checkpoint(engine: Any, checkpoint: Checkpoint, who: ClusterInfo) -> None:
+    """Bring the engine to where the checkpoint was written, by whatever number of ranks. All ranks call it.
+
+    ``engine``: built by ``build_engine`` for this very checkpoint.
+    """
     own_values = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
-    path, _ = engine.load_checkpoint(str(checkpoint.folder), tag=ENGINE)
-    assert path is not None, f"DeepSpeed found nothing in {checkpoint.folder}"
+    if checkpoint.num_ranks == who.num_ranks:
+        _load(engine, checkpoint.folder)
+    else:
+        with universal_copy(checkpoint, who) as folder:
+            _load(engine, folder)
+        _part_step_counts(engine.optimizer.optimizer)
     for group, values in zip(engine.optimizer.param_groups, own_values, strict=True):
         group.update(values)
+
+
+def _load(engine: Any, folder: Path) -> None:
+    path, _ = engine.load_checkpoint(str(folder), tag=ENGINE)
+    assert path is not None, f"DeepSpeed found nothing in {folder}"
+
+
+def _part_step_counts(optimizer: torch.optim.Optimizer) -> None:
+    """Give every state its own count: DeepSpeed loads one tensor into all, and AdamW would count it up for each."""
+    for parameter, state in optimizer.state.items():
+        state["step"] = state["step"].detach().clone().to(parameter.device)

@@ -141,7 +141,7 @@ def load(engine: Any, folder: Path, who: ClusterInfo) -> float:
     started = time.monotonic()
     checkpoint = newest_checkpoint(folder)
     assert checkpoint is not None, f"no complete checkpoint in {folder}"
-    load_checkpoint(engine, checkpoint)
+    load_checkpoint(engine, checkpoint, who)
     return time.monotonic() - started
 
 

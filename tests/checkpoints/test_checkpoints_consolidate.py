@@ -41,8 +41,8 @@ def run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run folder whose newest checkpoint holds the base's weights plus one, all of them."""
     folder = tmp_path / "train"
     (folder / "checkpoints/step-8").mkdir(parents=True)
-    marker = {"step": 8, "num_ranks": 1, "trained_on": {}, "files": {}, "longest_document": 700}
-    write_json(folder / "checkpoints/step-8/COMPLETE.json", marker)
+    marker = {"step": 8, "num_ranks": 1, "trained_on": {}, "files": {}, "longest_document": 700, "seconds": 1.0}
+    write_json(folder / "checkpoints/step-8/COMPLETE.json", marker | {"validation_loss": None})
     (folder / "base").symlink_to(base)
     (folder / "config.yaml").write_text("run_folder: train\n")
     trained = {name: tensor.float() + 1 for name, tensor in iterate_weights(base)}
@@ -119,3 +119,21 @@ def test_torn_facts_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "phi3v_dist.json").write_text("{")
     with pytest.raises(ModelFolderError, match="Export the run again"):
         read_facts(tmp_path)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_named(run: Path, tmp_path: Path) -> None:
+    (run / "checkpoints/step-16").mkdir()
+    export = consolidate(run, tmp_path / "export")
+    assert export.checkpoint.step == 8
+    assert [str(damage) for damage in export.passed] == [
+        f"{run}/checkpoints/step-16 is no checkpoint: COMPLETE.json is missing"
+    ]
+    assert "optimizer steps | 8" in (tmp_path / "export/README.md").read_text()
+
+
+def test_a_step_that_was_asked_for_is_never_replaced_by_another(run: Path, tmp_path: Path) -> None:
+    (run / "checkpoints/step-16").mkdir()
+    with pytest.raises(CheckpointError, match=r"step-16: COMPLETE.json is missing"):
+        consolidate(run, tmp_path / "export", "16")
+    assert not (tmp_path / "export").exists()
+    assert consolidate(run, tmp_path / "export", "8").checkpoint.step == 8

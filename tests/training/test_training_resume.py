@@ -1,10 +1,16 @@
-"""What a resume may change and what it may not; checkpoints here are a marker and nothing else."""
+"""What a resume may change and what it may not; checkpoints here are a marker and nothing else.
+
+Real ones, whole and damaged: test_training_world_size.py.
+"""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
+from phi3v_dist.cluster.who import ALONE
 from phi3v_dist.config.loading import LoadedConfig, load_config
 from phi3v_dist.errors import CheckpointError
 from phi3v_dist.training.resume import find_checkpoint, is_finished, mark_finished, open_run_folder
@@ -32,27 +38,36 @@ def run(folder: Path) -> Path:
     open_run_folder(loaded(folder))
     checkpoint = folder / "run" / "checkpoints" / "step-40"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "COMPLETE.json").write_text(json.dumps({"step": 40, "num_ranks": 2, "trained_on": DATA, "files": {}}))
+    told = {"step": 40, "num_ranks": 2, "trained_on": DATA, "longest_document": 7, "seconds": 1.0, "files": {}}
+    (checkpoint / "COMPLETE.json").write_text(json.dumps(told | {"validation_loss": None}))
     return folder
 
 
-def refusal(folder: Path, *overrides: str, data: dict[str, str] = DATA, num_ranks: int = 2) -> str:
+@pytest.fixture(scope="module", autouse=True)
+def group_of_one() -> Iterator[None]:
+    """Without environment variables, which processes that other tests start would take for theirs."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def refusal(folder: Path, *overrides: str, data: dict[str, str] = DATA) -> str:
     with pytest.raises(CheckpointError) as caught:
-        find_checkpoint(loaded(folder, *overrides), data, num_ranks)
+        find_checkpoint(loaded(folder, *overrides), data, ALONE)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_an_unchanged_start_goes_on_from_the_checkpoint(run: Path) -> None:
-    checkpoint = find_checkpoint(loaded(run), DATA, 2)
+    checkpoint = find_checkpoint(loaded(run), DATA, ALONE)
     assert checkpoint is not None
     assert (checkpoint.step, checkpoint.folder) == (40, run / "run" / "checkpoints" / "step-40")
 
 
 def test_a_new_run_has_nothing_to_go_on_from(folder: Path) -> None:
-    assert find_checkpoint(loaded(folder), DATA, 2) is None
+    assert find_checkpoint(loaded(folder), DATA, ALONE) is None
     open_run_folder(loaded(folder))
-    assert find_checkpoint(loaded(folder), DATA, 2) is None
+    assert find_checkpoint(loaded(folder), DATA, ALONE) is None
 
 
 @pytest.mark.parametrize(
@@ -93,7 +108,7 @@ def test_all_changes_are_told_at_once(run: Path) -> None:
     ],
 )
 def test_how_a_run_works_may_change(run: Path, override: str) -> None:
-    assert find_checkpoint(loaded(run, override), DATA, 2) is not None
+    assert find_checkpoint(loaded(run, override), DATA, ALONE) is not None
 
 
 @pytest.mark.parametrize("option", ["shards.folder", "model.folder"])
@@ -105,19 +120,19 @@ def test_other_content_is_refused_and_both_fingerprints_named(run: Path, option:
 
 @pytest.mark.parametrize("option", ["shards.folder", "model.folder"])
 def test_equal_content_may_lie_in_another_folder(run: Path, option: str) -> None:
-    assert find_checkpoint(loaded(run, f"{option}=/elsewhere"), DATA, 2) is not None
+    assert find_checkpoint(loaded(run, f"{option}=/elsewhere"), DATA, ALONE) is not None
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_another_number_of_ranks_is_refused_and_the_right_one_named(run: Path, ranks: int) -> None:
-    told = refusal(run, num_ranks=ranks)
-    assert f"'{ranks} ranks'" in told
-    assert "Start with 2 ranks" in told
-
-
-def test_a_checkpoint_without_its_marker_is_no_resume_and_asks_nothing(run: Path) -> None:
+def test_where_no_checkpoint_is_whole_the_run_does_not_begin_anew_in_silence(run: Path) -> None:
     (run / "run" / "checkpoints" / "step-40" / "COMPLETE.json").unlink()
-    assert find_checkpoint(loaded(run, "training.seed=4"), DATA, 7) is None
+    assert "none of the checkpoints is whole: step-40: COMPLETE.json is missing" in refusal(run)
+    assert (run / "run" / "checkpoints" / "step-40").is_dir()
+
+
+def test_a_first_save_that_was_cut_off_is_a_new_run(run: Path) -> None:
+    folder = run / "run" / "checkpoints" / "step-40"
+    folder.rename(folder.with_name(".step-40.partial"))
+    assert find_checkpoint(loaded(run, "training.seed=4"), DATA, ALONE) is None
 
 
 def test_run_folder_holds_the_effective_options_and_a_link_to_the_model(folder: Path) -> None:
