@@ -28,7 +28,7 @@ class Floors:
 
 @dataclass
 class Scene:
-    """What checks read, and what they leave for later ones (from ``index`` on). ``gpu``: None where the run takes none."""
+    """What checks read, and what they leave for later ones (from ``index`` on). ``gpu``: None where none is used."""
 
     loaded: LoadedConfig
     who: ClusterInfo
