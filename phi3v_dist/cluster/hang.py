@@ -24,7 +24,8 @@ Kind = Literal["silent", "busy", "elsewhere", "unclear"]
 _COLLECTIVES = ("torch/distributed/distributed_c10d.py", "torch/distributed/rendezvous.py", "deepspeed/comm/")
 # Frames between a collective and the line that asked for it: wrappers for logs, timers and compilers.
 _WRAPPERS = re.compile(
-    r"torch/distributed/|deepspeed/(comm|utils)/|torch/_(dynamo|compile|utils)|/(contextlib|functools)"
+    r"torch/distributed/|deepspeed/(comm|utils)/|torch/(_dynamo|_compile|_utils|utils/_contextlib)"
+    r"|/(contextlib|functools|typing_extensions|warnings)\.py$"
 )
 _AUTOGRAD = "torch/autograd/graph.py"
 # A wait on a handle has no Python frame of its own: the last line of Python is the one that calls it.

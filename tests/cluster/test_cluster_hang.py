@@ -64,7 +64,10 @@ def told(*reports, num_ranks=None, **more):
                 Frame(f"{SITE}/torch/_dynamo/eval_frame.py", 1, "_fn", "return fn(*args)"),
                 Frame(f"{SITE}/deepspeed/comm/torch.py", 140, "all_gather_into_tensor", ""),
                 WRAPPER,
-                Frame(C10D, 4300, "all_gather_into_tensor", "work.wait()"),
+                Frame(f"{SITE}/typing_extensions.py", 3140, "wrapper", "return arg(*args, **kwargs)"),
+                Frame(C10D, 4300, "all_gather_into_tensor", ""),
+                WRAPPER,
+                Frame(C10D, 4290, "all_gather_single", "work.wait()"),
             ),
             "all_gather_into_tensor",
             "fetch_sub_module deepspeed/runtime/zero/partitioned_param_coordinator.py:300, "
