@@ -28,11 +28,12 @@ from phi3v_dist.packing.loader import PackLoader
 from phi3v_dist.packing.plan import StepPlan
 from phi3v_dist.shards.read import ShardReader
 from phi3v_dist.tracking.tracker import Tracker, start_tracking
+from phi3v_dist.training.attempts import is_finished, mark_finished
 from phi3v_dist.training.backend import Backend, choose_backend
 from phi3v_dist.training.engine import build_engine, deepspeed_settings
 from phi3v_dist.training.guard import Guard
 from phi3v_dist.training.materials import Materials, gather_materials
-from phi3v_dist.training.resume import find_checkpoint, is_finished, load_checkpoint, mark_finished, open_run_folder
+from phi3v_dist.training.resume import find_checkpoint, load_checkpoint, open_run_folder
 from phi3v_dist.training.schedule import learning_rate
 from phi3v_dist.training.step import StepSums, take_step
 from phi3v_dist.training.stop import Stop
