@@ -15,7 +15,7 @@ CPU := DS_ACCELERATOR=cpu HF_HUB_OFFLINE=1
 .PHONY: help install demo demo-smoke test slurm-install slurm-test slurm-smoke lint clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 install: $(INSTALLED) ## make .venv from constraints.txt
 

@@ -27,11 +27,14 @@ from phi3v_dist.cluster.slurm import Ending
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.console import log
 from phi3v_dist.errors import StoppedError, UserError
+from phi3v_dist.files import write_json
 
 ATTEMPTS = "attempts.jsonl"
+FINISHED = "FINISHED"
 _BLAMED_TOO_OFTEN = 2  # attempts; one may be chance
 _MEND = UserError.exit_code
 _TASK_LINE = re.compile(r"^srun: error: (?P<node>[^\s:\[,]+): tasks? (?P<task>[\d,-]+): (?P<what>.*)", re.MULTILINE)
+_LAST_WORDS = re.compile(r"^(?:ERROR .*|[\w.]*(?:Error|Exception): .*|srun: error: .*)", re.MULTILINE)
 _KILLED = re.compile(r"Killed|Bus error|Segmentation fault|Illegal instruction")
 
 Event = Mapping[str, Any]
@@ -44,6 +47,16 @@ class Decision:
 
     action: Action
     reason: str
+
+
+def is_finished(run_folder: Path) -> bool:
+    """Whether the run in this folder has taken its last step."""
+    return (run_folder / FINISHED).exists()
+
+
+def mark_finished(run_folder: Path, step: int) -> None:
+    """Say that the run is over; a later start does nothing."""
+    write_json(run_folder / FINISHED, {"step": step})
 
 
 def tell_verdict(run_folder: str | Path, who: ClusterInfo, code: int, reason: str) -> None:
@@ -115,18 +128,25 @@ def decide_begin(events: Sequence[Event], attempt: str, *, finished: bool, step:
 
 
 def decide_end(
-    events: Sequence[Event], attempt: str, *, finished: bool, ending: Ending, preflight_failed: bool = False
+    events: Sequence[Event],
+    attempt: str,
+    *,
+    finished: bool,
+    ending: Ending,
+    preflight_failed: bool = False,
+    last_words: str = "",
 ) -> Decision:
     """What follows on the end of ``attempt``.
 
-    ``ending``: what Slurm does to the job; ``preflight_failed``: so training was not begun.
+    ``ending``: what Slurm does to the job; ``preflight_failed``: so training was not begun; ``last_words``: the reason
+    where no rank could tell one.
     """
     if finished:
         return Decision("nothing", "the run is finished")
     if ending == "cancelled":
         return Decision("leave", "the job was cancelled")
     codes = [event["code"] for event in _of(events, attempt, "verdict")]
-    reason = _reason_of(events, attempt)
+    reason = _reason_of(events, attempt, last_words)
     if _MEND in codes:
         return Decision("stop", reason)
     if preflight_failed and not codes and not _of(events, attempt, "blame"):
@@ -141,6 +161,12 @@ def killed_node(srun_errors: str) -> tuple[str, str] | None:
     """
     first = _TASK_LINE.search(srun_errors)
     return (first["node"], f"task {first['task']}: {first['what']}") if first and _KILLED.match(first["what"]) else None
+
+
+def last_words(srun_errors: str) -> str:
+    """The line of a rank's standard error that most likely says why it ended; empty when there is none."""
+    lines = _LAST_WORDS.findall(srun_errors)
+    return lines[0] if lines else ""
 
 
 def latest_begin(events: Sequence[Event], attempt: str) -> Event | None:
@@ -190,7 +216,7 @@ def _was_turned_away(events: Iterable[Event], begin: Event) -> bool:
     return any(end["srun_code"] is None for end in _of(events, str(begin["attempt"]), "end"))
 
 
-def _reason_of(events: Sequence[Event], attempt: str) -> str:
+def _reason_of(events: Sequence[Event], attempt: str, last_words: str = "") -> str:
     """The words of the rank that knows most: a fault to mend, then another fault, then a request to stop."""
     verdicts = _of(events, attempt, "verdict")
     for wanted in (lambda code: code == _MEND, lambda code: code != StoppedError.exit_code, lambda code: True):
@@ -198,4 +224,7 @@ def _reason_of(events: Sequence[Event], attempt: str) -> str:
             if wanted(event["code"]):
                 return str(event["reason"])
     blames = _of(events, attempt, "blame")
-    return f"{blames[0]['node']}: {blames[0]['reason']}" if blames else "no rank could say why it ended"
+    if blames:
+        return f"{blames[0]['node']}: {blames[0]['reason']}"
+    ends = [str(event["reason"]) for event in _of(events, attempt, "end")]
+    return last_words or next(iter(ends), "") or "nobody could say why it ended"

@@ -20,11 +20,10 @@ from phi3v_dist.config.loading import LoadedConfig
 from phi3v_dist.errors import StoppedError
 from phi3v_dist.packing.collate import Batch
 from phi3v_dist.packing.plan import StepPlan
-from phi3v_dist.training.attempts import tell_verdict
+from phi3v_dist.training.attempts import is_finished, mark_finished, tell_verdict
 from phi3v_dist.training.backend import choose_backend
 from phi3v_dist.training.guard import Guard
 from phi3v_dist.training.prepare import PATIENCE, Run, prepare, tell, timeout_minutes
-from phi3v_dist.training.resume import is_finished, mark_finished
 from phi3v_dist.training.schedule import learning_rate
 from phi3v_dist.training.step import StepSums, take_step
 

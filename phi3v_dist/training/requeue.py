@@ -13,8 +13,7 @@ from phi3v_dist.cluster.slurm import SlurmJob
 from phi3v_dist.console import say
 from phi3v_dist.errors import RunError
 from phi3v_dist.training import attempts
-from phi3v_dist.training.attempts import Decision
-from phi3v_dist.training.resume import is_finished
+from phi3v_dist.training.attempts import Decision, is_finished
 
 _AGAIN = "Mend the cause, then submit again: the run goes on from its last checkpoint"
 
@@ -57,6 +56,7 @@ def end_job(
         finished=is_finished(run_folder),
         ending=ending,
         preflight_failed=preflight_failed,
+        last_words=attempts.last_words(srun_errors),
     )
     attempts.tell_end(run_folder, job.attempt, decision, step=_saved_step(run_folder), srun_code=srun_code)
     if decision.action == "stop":

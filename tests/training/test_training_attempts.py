@@ -13,6 +13,7 @@ from phi3v_dist.training.attempts import (
     decide_end,
     jobs_at_work,
     killed_node,
+    last_words,
     latest_begin,
     nodes_to_exclude,
     read_events,
@@ -195,6 +196,20 @@ def test_a_node_is_left_out_after_two_attempts_or_when_it_was_measured() -> None
 def test_the_node_whose_task_a_signal_killed_first_is_found(said: str, node: str | None) -> None:
     found = killed_node(said)
     assert (found and found[0]) == node
+
+
+def test_a_rank_that_told_no_verdict_has_last_words() -> None:
+    said = (
+        "Traceback (most recent call last):\n  File\nImportError: no module x\nsrun: error: n1: task 0: Exited with 1\n"
+    )
+    assert last_words(said) == "ImportError: no module x"
+    assert (
+        last_words("srun: error: n1: task 0: Exited with exit code 1\n")
+        == "srun: error: n1: task 0: Exited with exit code 1"
+    )
+    assert last_words("[W] a warning\n") == ""
+    assert decided_end([], last_words=last_words(said)).reason == "ImportError: no module x"
+    assert decided_end([verdict("7.0", 70, "told")], last_words=last_words(said)).reason == "told"
 
 
 def test_the_attempt_before_is_the_last_that_called_srun() -> None:
