@@ -108,7 +108,7 @@ def make_part(catalog: CatalogOptions, shards: ShardOptions, part: Part) -> Shar
             manifest = _join(staging, shelves, rejects, described | {"rows": len(rows)})
             if staging.give_name():
                 return _summary(folder, manifest, made_now=True)
-    except FileNotFoundError:
+    except (OSError, ShardError):
         if not named.exists():
             raise
     # Another process did the same work, and gave the folder its name while this one was still at it.

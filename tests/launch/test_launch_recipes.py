@@ -19,6 +19,8 @@ from phi3v_dist.checkpoints.choose import newest_checkpoint
 from phi3v_dist.config.loading import list_recipes, load_config
 from phi3v_dist.costs import training_memory
 
+pytestmark = pytest.mark.timeout(600)  # four runs in one fixture
+
 RECIPES = dict(list_recipes(REPOSITORY / "launch/recipes"))
 NAMES = [path.stem for path in RECIPES]
 FOR_REAL_USERS = [path.stem for path in RECIPES if path.stem.startswith("phi3v_")]

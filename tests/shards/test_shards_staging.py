@@ -14,6 +14,7 @@ import yaml
 
 from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.errors import ShardError
+from phi3v_dist.shards import write
 from phi3v_dist.shards.shelves import Part
 from phi3v_dist.shards.staging import Staging
 from phi3v_dist.shards.write import PartSummary, ShardSummary, make_part, make_shards
@@ -152,6 +153,23 @@ def test_a_twin_that_wakes_up_after_the_folder_has_its_name_changes_nothing(own_
         assert late.returncode == 0 and "nothing to do" in text, text
     assert made.made_now and files_of(folder) == before
     assert {path.name for path in tmp_path.iterdir()} == {"shards", "recipe.yaml", "catalog"}
+
+
+@pytest.mark.parametrize("moment", ["check_file", "write_index", "write_json"])
+def test_a_twin_that_is_overtaken_while_it_joins_changes_nothing(catalog, made, tmp_path, monkeypatch, moment):
+    folder, calls = tmp_path / "shards", []
+    function = getattr(write, moment)
+
+    def overtaken(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            assert make_shards(catalog, options(folder)).made_now
+        return function(*arguments)
+
+    monkeypatch.setattr(write, moment, overtaken)
+    summary = make_part(catalog, options(folder), Part(1, 1))
+    assert isinstance(summary, ShardSummary) and not summary.made_now
+    assert files_of(folder) == files_of(made.folder) and [path.name for path in tmp_path.iterdir()] == ["shards"]
 
 
 def test_of_two_that_find_themselves_the_last_one_gives_the_name_and_half_files_are_swept(tmp_path):
