@@ -10,9 +10,10 @@ from phi3v_dist.cluster.who import ClusterInfo, who_am_i
 from phi3v_dist.config.loading import describe_config, list_recipes, load_config
 from phi3v_dist.console import run_command, say
 from phi3v_dist.errors import ConfigError, UserError
+from phi3v_dist.training.farewell import farewell
 
 EXAMPLE = "example:\n  deepspeed --num_gpus 2 launch/train.py --config launch/recipes/demo_cpu.yaml training.steps=100"
-SECONDS_FOR_RANK_0_TO_SPEAK = 20.0
+SECONDS_FOR_THE_OTHER_TO_SPEAK = 20.0
 
 
 def main(who: ClusterInfo) -> None:
@@ -35,7 +36,8 @@ def main(who: ClusterInfo) -> None:
         return
     from phi3v_dist.training.loop import train  # after --help: it imports torch and transformers
 
-    train(loaded, who)
+    with farewell(Path(loaded.config.run_folder), who):
+        train(loaded, who)
 
 
 def start() -> int:
@@ -45,16 +47,16 @@ def start() -> int:
 
     def speaks(error: UserError) -> bool:
         nonlocal silent
-        silent = error.on_every_rank and not who.is_rank_0
+        silent = error.said_elsewhere or (error.on_every_rank and not who.is_rank_0)
         return not silent
 
     code = run_command(lambda: main(who), speaks=speaks)
     if silent:
-        time.sleep(SECONDS_FOR_RANK_0_TO_SPEAK)  # the launcher ends all ranks when the first ends
+        time.sleep(SECONDS_FOR_THE_OTHER_TO_SPEAK)  # the launcher ends all ranks when the first ends
     return code
 
 
 if __name__ == "__main__":
     code = run_command(start)
     sys.stdout.flush()
-    os._exit(code) if code else sys.exit(0)  # after an error other ranks may be gone: a tidy farewell could hang
+    os._exit(code)  # a tidy end of Python could wait: for ranks that are gone, for a W&B that does not answer

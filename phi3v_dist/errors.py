@@ -38,6 +38,8 @@ class UserError(Exception):
 
     # True where every rank meets the same error, so that rank 0 alone speaks of it.
     on_every_rank = True
+    # True where another rank has told the reason already, and this one would only repeat that it is gone.
+    said_elsewhere = False
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.what, self.where, self.mend, self.value)

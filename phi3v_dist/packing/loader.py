@@ -81,6 +81,10 @@ class PackLoader:
             for _ in batches:
                 pass
 
+    def close(self) -> None:
+        """End the loader processes; no step can be asked for afterwards."""
+        del self._loader  # its processes end with it
+
     def _packs(self, first_step: int, last_step: int) -> Iterator[Numbers | None]:
         """This rank's packs in order; asked ahead of the batches by the DataLoader."""
         for number in range(first_step, last_step):

@@ -132,3 +132,58 @@ def test_a_killed_run_loses_at_most_its_last_second(tmp_path):
     assert killed.returncode == -signal.SIGKILL
     (run_file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     assert max(history(read_records(run_file))) == 19  # W&B keeps step 20 open until step 21 comes
+
+
+UNREACHABLE = """
+import os, pathlib, signal, sys, time
+import psutil
+from phi3v_dist.config.options import TrackingOptions
+from phi3v_dist.tracking import wandb_backend
+from phi3v_dist.tracking.tracker import start_tracking
+wandb_backend._LONGEST_ANSWER_SECONDS = 3.0
+started = time.monotonic()
+options, folder = TrackingOptions(wandb=sys.argv[1]), pathlib.Path(sys.argv[2])
+tracker = start_tracking(options, folder, {}, total_steps=9, first_step=1, is_rank_0=True)
+tracker.log_step(1, {"loss": 1.0})
+time.sleep(1.5)  # its file is flushed each second
+if sys.argv[3] == "frozen":
+    service = [child for child in psutil.Process().children(recursive=True) if "wandb" in child.name()]
+    assert service, "W&B has another service now"
+    for process in service:
+        process.suspend()
+tracker.log_step(2, {"loss": 0.5})
+tracker.close()
+print(f"ended after {time.monotonic() - started:.1f} s", flush=True)
+for process in service if sys.argv[3] == "frozen" else []:
+    process.kill()
+os._exit(0)
+"""
+
+
+def _without_wandb(mode, folder, state):
+    # nobody listens on port 9 of this machine
+    told = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
+    return subprocess.run(
+        [sys.executable, "-c", UNREACHABLE, mode, str(folder), state],
+        env=os.environ | told,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+
+
+def test_a_server_out_of_reach_leaves_offline_files_and_one_warning(tmp_path):
+    done = _without_wandb("online", tmp_path, "alive")
+    assert done.stderr.count("Weights & Biases") == 1
+    assert "`wandb sync`" in done.stderr
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert [row["loss"] for row in history(read_records(file)).values()] == [1.0, 0.5]
+
+
+def test_a_frozen_service_does_not_hold_up_the_end(tmp_path):
+    done = _without_wandb("offline", tmp_path, "frozen")
+    assert "WandbBackend failed in close" in done.stderr
+    assert float(done.stdout.split("ended after ")[1].split()[0]) < 30
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
