@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from phi3v_dist.cluster.compiled import load_compiled_parts
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.options import RunConfig, TrainingOptions
 from phi3v_dist.errors import HardwareError, UserError
 from phi3v_dist.model.attention import choose_kernel
 from phi3v_dist.model.loss import choose_loss
-from phi3v_dist.training.compiled import load_compiled_parts
 
 
 @dataclass(frozen=True)

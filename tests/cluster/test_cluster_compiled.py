@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch.utils.cpp_extension
 
-from phi3v_dist.training.compiled import load_compiled_parts
+from phi3v_dist.cluster.compiled import load_compiled_parts
 
-PROGRAM = "from phi3v_dist.training.compiled import load_compiled_parts; print(load_compiled_parts())"
+PROGRAM = "from phi3v_dist.cluster.compiled import load_compiled_parts; print(load_compiled_parts())"
 
 
 @pytest.fixture
