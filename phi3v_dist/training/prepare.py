@@ -116,7 +116,8 @@ def _start_watchdog(config: RunConfig, who: ClusterInfo, ends: ExitStack) -> Wat
 
     def on_hang(hang: Hang) -> None:
         tell_verdict(run_folder, who, LostRankError.exit_code, hang.text)
-        for node in hang.nodes:
+        # A rank in another collective than the others is a fault of the code, not of its node.
+        for node in hang.nodes if hang.kind in ("silent", "busy") else ():
             blame_node(run_folder, who, node, hang.text)
 
     # A folder for this start alone: a run may hang again.
