@@ -29,7 +29,7 @@ $(INSTALLED): constraints.txt setup.cfg Makefile
 	$(PIP) -q "$(TORCH)" 2>/dev/null || $(PIP) --index-url $(TORCH_INDEX) "$(TORCH)"
 	$(PIP) -c constraints.txt -e '.[dev]'
 	@echo "--- compiling DeepSpeed's CPU communication, once (half a minute)"
-	$(CPU) $(BIN)/python -c 'from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder as op; op().load(verbose=False)'
+	$(CPU) $(BIN)/python -m phi3v_dist.cluster.compiled
 	@touch $(INSTALLED)
 
 demo: $(INSTALLED) ## the main job end to end on CPU, in runs/demo (about 7 minutes)

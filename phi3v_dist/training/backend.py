@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from phi3v_dist.cluster.compiled import load_compiled_parts
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.options import RunConfig, TrainingOptions
 from phi3v_dist.errors import HardwareError, UserError
@@ -54,12 +55,19 @@ def choose_backend(config: RunConfig, who: ClusterInfo) -> Backend:
         raise
 
 
+def takes_gpu(config: RunConfig) -> bool:
+    """Whether ranks run on GPUs here; nothing is done to them yet."""
+    return config.training.device == "cuda" or (config.training.device == "auto" and _gpus() > 0)
+
+
+def _gpus() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def _choose(config: RunConfig, who: ClusterInfo) -> Backend:
-    wanted = config.training.device
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    use_gpu = wanted == "cuda" or (wanted == "auto" and gpus > 0)
+    gpus, use_gpu = _gpus(), takes_gpu(config)
     if use_gpu and gpus < who.ranks_per_node:
-        raise _too_few(gpus, wanted, who)
+        raise _too_few(gpus, config.training.device, who)
     device = torch.device("cuda", who.rank_of_node) if use_gpu else torch.device("cpu")
     _settle_libraries(device)
     dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
@@ -84,10 +92,11 @@ def _too_few(gpus: int, wanted: str, who: ClusterInfo) -> HardwareError:
 
 def _settle_libraries(device: torch.device) -> None:
     """Tell DeepSpeed the device before its first import, and silence the one warning that torch 2.13 repeats for it."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed.*")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.*")
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = False
     else:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed.*")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.*")
+        load_compiled_parts()

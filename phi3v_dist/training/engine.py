@@ -32,13 +32,18 @@ def build_engine(config: RunConfig, backend: Backend, who: ClusterInfo, checkpoi
 
     Raises ModelFolderError, ConfigError.
     """
-    import deepspeed
-
     settings = deepspeed_settings(config)
     if checkpoint is not None and checkpoint.num_ranks != who.num_ranks:
         settings["checkpoint"] = settings.get("checkpoint", {}) | {"load_universal": True}
     model = build_model(config, backend, settings)
     load_weights(model, config.model.folder, who)
+    return start_engine(model, config, backend, settings)
+
+
+def start_engine(model: Phi3VForCausalLM, config: RunConfig, backend: Backend, settings: dict[str, Any]) -> Any:
+    """Return the engine of a partitioned model that holds its weights."""
+    import deepspeed
+
     groups = parameter_groups(model, config.training.weight_decay)
     # A leaf is gathered in one piece: fewer collectives, and ranks may pass different numbers of crops through it.
     deepspeed.utils.set_z3_leaf_modules(model, [ImageEmbedding, Phi3DecoderLayer])
