@@ -158,8 +158,11 @@ class Case:
 
         def ended() -> JobState | None:
             now = self.cluster.job(self.job)
-            self.cluster.start_now(self.job)
-            return now if now.state in ENDED else None
+            if now.state not in ENDED:
+                self.cluster.start_now(self.job)
+                return None
+            time.sleep(2.0)  # on its way back into the queue a job looks ended for a moment
+            return now if self.cluster.job(self.job).state == now.state else None
 
         last = wait_until(ended, timeout, lambda: f"job {self.job} goes on\n{self.tail()}", every=1.0)
         wait_until(lambda: self.left_over() == [], 90, lambda: f"processes left over: {self.left_over()}")
