@@ -33,20 +33,6 @@ OPTIONS = (
     "tracking.wandb=disabled",
     "tracking.console_every=5",
 )
-SITE = """\
-GPUS_PER_NODE={gpus}
-CPUS_PER_TASK=1
-MODULES=""
-PYTHON={python}
-CONTAINER=()
-SCRATCH=/tmp
-NETWORK_INTERFACE=
-PREFLIGHT={preflight}
-MIN_NODE_BANDWIDTH_GBPS=0
-MIN_NETWORK_BANDWIDTH_GBPS=0
-MAX_ATTEMPTS_WITHOUT_PROGRESS={attempts}
-{extra}
-"""
 START_SECONDS = 240.0  # several jobs' worth: eight ranks import torch on two cores
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
@@ -80,7 +66,7 @@ class Case:
     # -- before and during
 
     def submit(
-        self, script: str, *overrides: str, slurm: tuple[str, ...] = (), run_folder: Path | None = None, **site: object
+        self, script: str, *overrides: str, slurm: tuple[str, ...] = (), run_folder: Path | None = None, **site: Any
     ) -> "Case":
         """Submit a script of slurm/, as a user does. ``slurm``: options of sbatch; ``site``: see ``write_site``."""
         self.run_folder = run_folder or self.run_folder
@@ -172,8 +158,11 @@ class Case:
 
         def ended() -> JobState | None:
             now = self.cluster.job(self.job)
-            self.cluster.start_now(self.job)
-            return now if now.state in ENDED else None
+            if now.state not in ENDED:
+                self.cluster.start_now(self.job)
+                return None
+            time.sleep(2.0)  # on its way back into the queue a job looks ended for a moment
+            return now if self.cluster.job(self.job).state == now.state else None
 
         last = wait_until(ended, timeout, lambda: f"job {self.job} goes on\n{self.tail()}", every=1.0)
         wait_until(lambda: self.left_over() == [], 90, lambda: f"processes left over: {self.left_over()}")
@@ -219,11 +208,19 @@ class Case:
             assert self.losses() == reference
 
 
-def write_site(folder: Path, *, extra: str = "", **other: object) -> Path:
-    """A site's settings for nodes without GPUs; ``extra``: lines that come last."""
+def write_site(folder: Path, *, gpus: int = 0, attempts: int = 3, preflight: str = "no", extra: str = "") -> Path:
+    """The settings of the repository, made fit for the virtual cluster; ``extra``: lines that come last."""
+    lines = [
+        (REPOSITORY / "slurm/site.env").read_text(),
+        f"GPUS_PER_NODE={gpus}",
+        "CPUS_PER_TASK=1",
+        f"PYTHON={sys.executable}",
+        f"PREFLIGHT={preflight}",
+        f"MAX_ATTEMPTS_WITHOUT_PROGRESS={attempts}",
+        extra,
+    ]
     site = folder / "site.env"
-    told = {"gpus": 0, "python": sys.executable, "preflight": "no", "attempts": 3, **other}
-    site.write_text(SITE.format(extra=extra, **told))
+    site.write_text("\n".join(lines) + "\n")
     return site
 
 

@@ -40,7 +40,7 @@ def test_a_site_file_that_changed_after_it_was_sourced_is_noticed(new_case) -> N
 
 def test_a_site_file_that_was_sourced_decides_the_partition(new_case, cluster) -> None:
     case = new_case("sourced")
-    site = write_site(case.folder, python="/bin/true", extra="export SBATCH_PARTITION=nograce")
+    site = write_site(case.folder, extra="PYTHON=/bin/true\nexport SBATCH_PARTITION=nograce")
     words = f"source {site} && sbatch --parsable --output {case.log} slurm/train_1node.sh recipe=x"
     told = cluster.command("bash", "-c", words, cwd=REPOSITORY, env=job_environment(site))
     job = cluster.wait_for(int(told), "COMPLETED")

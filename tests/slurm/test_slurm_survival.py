@@ -217,3 +217,25 @@ def test_a_full_disk_stops_with_the_reason_and_goes_on_once_there_is_room(
 def small_disk_is_empty(whole_cluster) -> Iterator[None]:
     yield
     whole_cluster.empty_small_disk()
+
+
+def test_preflight_looks_first_and_training_follows(new_case, undisturbed) -> None:
+    case = new_case("preflight").submit("train_2node", preflight="yes")
+    assert case.end().state == "COMPLETED"
+    case.assert_trained(undisturbed.losses())
+    text = case.log.read_text()
+    assert text.index("preflight: nothing is wrong") < text.index("2 ranks on 2 nodes, started by srun")
+
+
+def test_a_preflight_that_fails_stops_or_leaves_out_the_node_it_names(new_case, survival) -> None:
+    case = new_case("floors")
+    case.submit("train_2node", preflight="yes", attempts=2, extra="MIN_NETWORK_BANDWIDTH_GBPS=1000000")
+    job = case.end()
+    assert (job.state, job.exit_code) == ("FAILED", 2)
+    assert not (case.run_folder / "metrics.jsonl").exists()
+    decisions = [event["decision"] for event in case.events("end")]
+    blamed = {event["attempt"] for event in case.events("blame")}
+    assert decisions[-1] == "stop"
+    assert decisions.count("requeue") == len(blamed)
+    what = "requeued without the node it names" if blamed else "stopped, as no single node is to blame"
+    survival.add("network below the floor, seen by preflight", what, None, None)

@@ -58,10 +58,11 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1,batch_sched_delay=0
-# A dead node is noticed after 10 to 12 s.
-SlurmdTimeout=5
-MessageTimeout=3
-TCPTimeout=1
+# A dead node is noticed after about 25 s. With 3 s for an answer (then 12 s) a busy machine repeats the end of a job's
+# last run a minute later, and kills the new run with it (seen with ten processes per CPU).
+SlurmdTimeout=10
+MessageTimeout=10
+TCPTimeout=2
 KillWait={kill_wait_seconds}
 ReturnToService=1
 PreemptType=preempt/partition_prio
