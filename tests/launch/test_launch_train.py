@@ -196,7 +196,9 @@ def test_torchrun_with_two_ranks_shows_our_line_once(small_demo, wrong):
     assert done.left == []
 
 
-@pytest.mark.parametrize(("victim", "code", "shown"), [("rank", None, ["another rank is gone"]), ("loader", 2, ["data rank 1"])])
+@pytest.mark.parametrize(
+    ("victim", "code", "shown"), [("rank", None, ["another rank is gone"]), ("loader", 2, ["data rank 1"])]
+)
 def test_killing_one_process_of_one_rank_ends_the_whole_run(small_demo, tmp_path, victim, code, shown):
     command = with_deepspeed(*small_demo.recipe(tmp_path / "train", *QUICK))
     with marked() as (environment, alive), open(tmp_path / "output", "w+") as output:
