@@ -91,7 +91,7 @@ def cases(small_demo, tmp_path_factory) -> dict[str, SimpleNamespace]:
     command = [sys.executable, str(Path(__file__).with_name("many_ranks.py"))]
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     done = subprocess.run(
-        command, input=lines, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=280, check=True
+        command, input=lines, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=560, check=True
     )
     return {
         name: told(folder, ranks)
