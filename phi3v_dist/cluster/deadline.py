@@ -25,7 +25,9 @@ from phi3v_dist.errors import LostRankError
 Value = TypeVar("Value")
 
 _BEAT_SECONDS = 0.5
-_SILENT_SECONDS = 3.0  # without a heartbeat
+_SILENT_SECONDS = 3.0  # without a heartbeat, when the time is over
+_GONE_SECONDS = 15.0  # without one, whatever time is left
+_LOOK_SECONDS = 3.0
 _ENDS = "preflight/ends"  # set by the rank that speaks
 _STORE_ANSWERS_SECONDS = 5.0
 _CONNECT = timedelta(seconds=30)
@@ -92,11 +94,22 @@ class Deadline:
         return Mark(self._who.rank, self._who.node_name, self._number, beat, self._place)
 
     def _watch(self) -> None:
+        """End behind another rank, when the time is over, or when a rank is gone."""
+        looks = self._who.rank in (0, self._who.num_ranks - 1)  # two are enough, on two nodes if there are two
+        beats: dict[int, int] = {}
+        heard: dict[int, float] = {}
+        looked = 0.0
         while not self._stopped.wait(_BEAT_SECONDS):
+            now, marks = time.monotonic(), None
             with contextlib.suppress(_NoAnswerError):
                 if _within(lambda: self._looks.check([_ENDS])):
                     self._end_behind_another()
-            if time.monotonic() > self._until:
+                if looks and now - looked > _LOOK_SECONDS:
+                    looked, marks = now, _within(self._marks)
+            for mark in marks or ():
+                if beats.get(mark.rank) != mark.beat:
+                    beats[mark.rank], heard[mark.rank] = mark.beat, now
+            if now > self._until or (heard and now - min(heard.values()) > _GONE_SECONDS):
                 self._explain()
 
     def _marks(self) -> list[Mark]:

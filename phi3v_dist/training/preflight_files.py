@@ -33,7 +33,9 @@ def data_and_model(scene: Scene) -> Row:
     mend = "The folders must be the same ones on all nodes: mount the shared file system there."
     faults = [*faults_of(answers), *differences(answers, mend)]
     if faults:
-        scene.index = scene.processor = None
+        # on every rank: what one could read would send it into checks that the others skip
+        scene.index, scene.processor, scene.trained_parameters = None, None, 0
+        scene.no_trial = "shards or model folder can't be read on all nodes"
     samples = 0 if scene.index is None else len(scene.index)
     value = f"{samples:,} samples, {scene.trained_parameters:,} parameters to train" if samples else "not readable"
     return Row("shards and model", value, "the same content on all nodes", tuple(faults))
@@ -64,6 +66,8 @@ def run_folder(scene: Scene) -> Row:
         unwritable = {fault.node for fault in faults}
         faults += [fault for fault in faults_of(answers) if fault.node not in unwritable]
         seen = [seconds for _, seconds in values_of(answers)]
+    if faults:
+        scene.no_save = "the run folder is not shared, or not writable"
     value = f"written, and seen by all after {max(seen):.1f} s" if seen else "not writable"
     return Row("run folder", value, "writable and shared", tuple(faults))
 
@@ -93,7 +97,8 @@ def free_disk(scene: Scene) -> Row:
         value = f"{in_gb(free_bytes)} free" + (
             f", {in_gb(there_bytes)} of checkpoints are there" if there_bytes else ""
         )
-    scene.disk_is_full = len(values) < len(answers)
+    if len(values) < len(answers):
+        scene.no_save = "too little disk"
     return Row("free disk", value, f"{in_gb(need_bytes)} for {count} checkpoints", faults_of(answers, of_node=False))
 
 

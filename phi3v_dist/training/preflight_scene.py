@@ -28,7 +28,10 @@ class Floors:
 
 @dataclass
 class Scene:
-    """What checks read, and what they leave for later ones (from ``index`` on). ``gpu``: None where none is used."""
+    """What checks read, and what they leave for later ones (from ``index`` on).
+
+    ``gpu``: None where the run takes none. ``no_trial``, ``no_save``: why a later check would make no sense.
+    """
 
     loaded: LoadedConfig
     who: ClusterInfo
@@ -39,8 +42,8 @@ class Scene:
     index: ShardIndex | None = None
     processor: DocumentProcessor | None = None
     trained_parameters: int = 0
-    disk_is_full: bool = False
-    parts_missing: bool = False
+    no_trial: str = ""
+    no_save: str = ""
     engine: Any = None
 
     @property

@@ -52,7 +52,7 @@ def compiled_parts(scene: Scene) -> Row:
         answers = scene.panel.ask(f"{name} of {turn}", build, _BUILD_PATIENCE)
         seconds += [value for _, value in values_of(answers)]
         if faults := faults_of(answers):
-            scene.parts_missing = True
+            scene.no_trial = "DeepSpeed's compiled parts are missing"
             return Row(name, "not there", "built or found", faults)
     return Row(name, f"{builder.name} in {max(seconds):.1f} s", "built or found")
 
@@ -60,10 +60,8 @@ def compiled_parts(scene: Scene) -> Row:
 def trial_step(scene: Scene) -> Row:
     """One step on packs with pictures, one on packs without, on every rank."""
     name = "trial step"
-    if scene.index is None or scene.processor is None:
-        return Row(name, "", skipped="shards or model folder can't be read on all nodes")
-    if scene.parts_missing:
-        return Row(name, "", skipped="DeepSpeed's compiled parts are missing")
+    if scene.index is None or scene.processor is None or scene.no_trial:
+        return Row(name, "", skipped=scene.no_trial)
     who, panel = scene.who, scene.panel
     panel.deadline.at(f"{name}: building", _TRIAL_PATIENCE)
     with tempfile.TemporaryDirectory() as folder:
@@ -110,8 +108,8 @@ def judge_losses(nodes: Sequence[str], losses: Sequence[float]) -> list[Fault]:
 def save_and_load(scene: Scene) -> Row:
     """Save the cut-down model as step 0, change it, load it: the weights must be those that were saved."""
     name, who, engine = "save and load", scene.who, scene.engine
-    if engine is None or scene.disk_is_full:
-        return Row(name, "", skipped="no trial engine" if engine is None else "too little disk")
+    if engine is None or scene.no_save:
+        return Row(name, "", skipped=scene.no_save or "there was no trial step")
     folder = scene.run_folder / PROBE / "trial"
     scene.panel.deadline.at(f"{name}: saving", _TRIAL_PATIENCE)
     before = trial.master_weights(engine)

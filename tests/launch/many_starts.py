@@ -16,10 +16,10 @@ import phi3v_dist.training.loop  # noqa: F401  what each start would import
 SCRIPT = "launch/train.py"
 
 
-def be_the_command(arguments: list[str]) -> int:
-    sys.argv = [SCRIPT, *arguments]
+def be_the_command(arguments: list[str], script: str = SCRIPT) -> int:
+    sys.argv = [script, *arguments]
     try:
-        runpy.run_path(SCRIPT, run_name="__main__")
+        runpy.run_path(script, run_name="__main__")
     except SystemExit as ended:
         return ended.code or 0
     except BaseException:
