@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3v_dist.checkpoints.choose import Checkpoint
+from phi3v_dist.checkpoints.space import predicted_bytes
 from phi3v_dist.cluster.hang import Hang
 from phi3v_dist.cluster.process_group import from_rank_0, together
 from phi3v_dist.cluster.signals import StopSignals, held_back
@@ -36,7 +37,6 @@ from phi3v_dist.training.validation import Validation
 
 PATIENCE = 3  # times training.hang_minutes, for what takes longer than a micro-step
 _START_MINUTES = 10.0  # ranks of a busy machine may be minutes apart while they start, however short a micro-step is
-_BYTES_PER_PARAMETER = 12  # of a checkpoint: fp32 master copy and two moments
 _SAVE_BYTES_PER_SECOND = 5e8  # of the whole job, until the first save has told better
 
 
@@ -82,6 +82,7 @@ def prepare(loaded: LoadedConfig, backend: Backend, who: ClusterInfo, signals: S
     watchdog = _start_watchdog(config, who, ends)
     engine = together(lambda: build_engine(config, backend, who, checkpoint))
     if checkpoint is not None:
+        watchdog.at("loading the checkpoint", patience=PATIENCE)
         load_checkpoint(engine, checkpoint, who)
     watchdog.watch_modules(engine.module)
     first_step = checkpoint.step if checkpoint else 0
@@ -98,7 +99,7 @@ def prepare(loaded: LoadedConfig, backend: Backend, who: ClusterInfo, signals: S
         validation=Validation(config, materials, who),
         tracker=tracker,
         guard=Guard(config.packing.max_damaged_share),
-        stop=_prepare_to_stop(config, engine, who, signals),
+        stop=_prepare_to_stop(config, engine, checkpoint, who, signals),
         watchdog=watchdog,
         first_step=first_step,
         step=first_step,
@@ -143,12 +144,14 @@ def _make_loader(config: RunConfig, materials: Materials, backend: Backend, who:
     )
 
 
-def _prepare_to_stop(config: RunConfig, engine: Any, who: ClusterInfo, signals: StopSignals) -> Stop:
-    parameters = sum(p.ds_numel for p in engine.module.parameters() if p.requires_grad)
+def _prepare_to_stop(
+    config: RunConfig, engine: Any, checkpoint: Checkpoint | None, who: ClusterInfo, signals: StopSignals
+) -> Stop:
+    guess_seconds = predicted_bytes(engine) * who.num_ranks / _SAVE_BYTES_PER_SECOND
     return Stop(
         signals,
         who,
-        save_seconds=parameters * _BYTES_PER_PARAMETER / _SAVE_BYTES_PER_SECOND,
+        save_seconds=checkpoint.seconds if checkpoint else guess_seconds,
         spare_seconds=config.checkpoints.spare_seconds,
         group_timeout=timedelta(minutes=timeout_minutes(config)),
     )
