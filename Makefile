@@ -9,12 +9,13 @@ PIP := .venv/bin/pip install --disable-pip-version-check --progress-bar off
 INSTALLED := .venv/installed-$(subst =,,$(TORCH))
 # DeepSpeed compiles with ninja, which pip puts into .venv.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+SLURM := slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge iproute2 shellcheck
 CPU := DS_ACCELERATOR=cpu HF_HUB_OFFLINE=1
 
-.PHONY: help install demo demo-smoke test lint clean
+.PHONY: help install demo demo-smoke test slurm-install slurm-test slurm-smoke lint clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 install: $(INSTALLED) ## make .venv from constraints.txt
 
@@ -28,7 +29,7 @@ $(INSTALLED): constraints.txt setup.cfg Makefile
 	$(PIP) -q "$(TORCH)" 2>/dev/null || $(PIP) --index-url $(TORCH_INDEX) "$(TORCH)"
 	$(PIP) -c constraints.txt -e '.[dev]'
 	@echo "--- compiling DeepSpeed's CPU communication, once (half a minute)"
-	$(CPU) $(BIN)/python -c 'from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder as op; op().load(verbose=False)'
+	$(CPU) $(BIN)/python -m phi3v_dist.cluster.compiled
 	@touch $(INSTALLED)
 
 demo: $(INSTALLED) ## the main job end to end on CPU, in runs/demo (about 7 minutes)
@@ -40,6 +41,17 @@ demo-smoke: $(INSTALLED) ## the demo's whole way in under 3 minutes, without the
 
 test: $(INSTALLED) ## all tests
 	$(CPU) $(BIN)/python -m pytest
+
+slurm-install: ## Debian's Slurm, for the two below (root)
+	@test $$(id -u) = 0 || { echo "ERROR a virtual Slurm cluster needs root (found user $$(id -un)). Run it as root, in a container or a virtual machine"; exit 2; }
+	@PATH=$$PATH:/usr/sbin; for needed in slurmctld slurmd sbatch munged ip shellcheck; do command -v $$needed >/dev/null || missing=1; done; \
+	test -z "$$missing" || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM) >/dev/null; }
+
+slurm-test: $(INSTALLED) slurm-install ## whatever dies, a job goes on: a real Slurm of 9 virtual nodes (about an hour)
+	$(CPU) $(BIN)/python -m pytest -m slurm tests/slurm
+
+slurm-smoke: $(INSTALLED) slurm-install ## one case of it: warned, saved, requeued, resumed (at most 8 minutes)
+	$(CPU) $(BIN)/python -m pytest -m slurm_smoke tests/slurm
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,10 +1,10 @@
 """Arithmetic of a pack by formula: pure functions of numbers.
 
-Enters: the model's sizes, and what a pack holds. Leaves: FLOPs (a multiplication and an addition are two) of its matrix
-products; norms, activations, softmax and RoPE are left out, they are below 1 %. The convention is that of published
-model FLOPs: attention counts the causal half, nothing that is computed twice counts twice (``recomputed`` says it
-apart), a backward pass costs two forward passes, and packs without a picture have none (the blank one that goes
-through the tower in its place is not the model's work).
+Enters: the model's sizes, and what a pack holds. Leaves: the memory that training on it takes, and the FLOPs (a
+multiplication and an addition are two) of its matrix products; norms, activations, softmax and RoPE are left out, they
+are below 1 %. The convention is that of published model FLOPs: attention counts the causal half, nothing that is
+computed twice counts twice (``recomputed`` says it apart), a backward pass costs two forward passes, and packs without
+a picture have none (the blank one that goes through the tower in its place is not the model's work).
 """
 
 from collections.abc import Iterable
@@ -98,4 +98,50 @@ def pack_flops(
         head=supervised_tokens * supervised_token_flops(sizes),
         crops=crops * crop_flops(sizes),
         image_tokens=image_tokens * image_token_flops(sizes),
+    )
+
+
+# Memory of the real model, by arithmetic, measured on no GPU yet (facts: perf.md, section 4). Bytes per parameter: 2
+# weight (bf16), 4 gradient (summed in float32), 12 optimizer (float32 weight and AdamW's two moments).
+PARAMETERS = 4_146_621_440
+_STATE_BYTES = 2 + 4 + 12
+_RUNTIME_BYTES = 4e9  # CUDA's context, NCCL, buckets, two gathered layers
+_TOKEN_BYTES = 18_000  # embeddings, last hidden state, their gradients
+_LAYER_INPUT_BYTES = 2 * 3072 * 32  # of a token, over all decoder layers
+_LAYER_PEAK_BYTES = 186_000  # of a token, while one layer runs backward
+_CROP_BYTES = 1.9e6  # kept of a crop until backward
+_VISION_PEAK_BYTES = 16 * 425e6  # 16 crops are computed again together
+_LOSS_CHUNK_BYTES = 3 * 1024 * 32_064 * 4  # float32 logits of 1,024 tokens, their softmax, a product
+
+
+@dataclass(frozen=True)
+class MemoryBytes:
+    """Of one GPU by part. Decoder layers and vision tower run backward one after the other: the larger one counts."""
+
+    states: float
+    gathered: float
+    runtime: float
+    tokens: float
+    decoder: float
+    vision_peak: float
+
+    @property
+    def total(self) -> float:
+        """Bytes at the highest point."""
+        return self.states + self.gathered + self.runtime + self.tokens + max(self.decoder, self.vision_peak)
+
+
+def training_memory(num_ranks: int, pack_tokens: int, crops: int, *, keep_gathered: bool = False) -> MemoryBytes:
+    """Memory of one of ``num_ranks`` GPUs that train all of the real model, activations computed again in backward.
+
+    ``crops``: of the pack, with the global views. ``keep_gathered``: weights stay gathered from forward to backward
+    (``ds_configs/zero3_keep.json``); one rank has them whole anyway.
+    """
+    return MemoryBytes(
+        states=_STATE_BYTES * PARAMETERS / num_ranks,
+        gathered=2.0 * PARAMETERS if keep_gathered and num_ranks > 1 else 0.0,
+        runtime=_RUNTIME_BYTES,
+        tokens=_TOKEN_BYTES * pack_tokens + _CROP_BYTES * crops + _LOSS_CHUNK_BYTES,
+        decoder=(_LAYER_INPUT_BYTES + _LAYER_PEAK_BYTES) * pack_tokens,
+        vision_peak=_VISION_PEAK_BYTES,
     )

@@ -1,12 +1,15 @@
-"""Files that are whole or absent: temporary name, fsync, rename; and content hashes.
+"""Files that are whole or absent: temporary name, fsync, rename; content hashes; a lock.
 
 Enters: a path and content. Leaves: the file under its final name, durable, never half written, also after
 ``kill -9``: a reader that sees the name sees the whole content.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +21,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it becomes ``path``, on an exception it is removed."""
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    # Not the process id: processes of two machines may write the same file, and share a process id.
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.partial")
     try:
         yield temporary
         fsync_file(temporary)
@@ -52,6 +56,21 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write JSON atomically, keys sorted, so that equal values give equal bytes."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the lock ``path``, waiting for it; the kernel gives it back when the process dies.
+
+    On a file system that knows no locks nobody waits.
+    """
+    with open(path, "a", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+        yield
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

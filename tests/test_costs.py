@@ -1,4 +1,4 @@
-"""FLOPs by formula against PyTorch's counter on the golden model, and against known numbers of the real one."""
+"""Memory against the facts' table; FLOPs against PyTorch's counter and known numbers of the real model."""
 
 import dataclasses
 
@@ -7,10 +7,12 @@ import torch
 from formula import golden_config, golden_model
 from hypothesis import given
 from hypothesis import strategies as st
+from official_layout import TOTAL_BYTES
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from phi3v_dist.costs import (
+    PARAMETERS,
     ModelSizes,
     attention_flops,
     crop_flops,
@@ -18,6 +20,7 @@ from phi3v_dist.costs import (
     pack_flops,
     supervised_token_flops,
     token_flops,
+    training_memory,
 )
 from phi3v_dist.model import Phi3VConfig
 from phi3v_dist.model.phi3v import model_sizes
@@ -128,3 +131,27 @@ def test_each_part_is_counted(model, flops) -> None:
 def test_a_frozen_vision_part_runs_forward_alone() -> None:
     flops = pack_flops(ModelSizes(), [100], 10, 3, 50)
     assert flops.training(train_vision=False) == flops.training() - 2 * (flops.crops + flops.image_tokens)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "pack_tokens", "gigabytes"),
+    [(1, 32768, 84), (1, 131072, 125), (8, 32768, 26), (8, 131072, 67), (16, 32768, 22), (64, 131072, 60)],
+)
+def test_memory_is_the_table_of_the_facts_with_gradients_in_float32(ranks, pack_tokens, gigabytes) -> None:
+    """perf.md, 4: the table counts bf16 gradients, and 8.3 GB ÷ ranks more for float32. Its entries are rounded."""
+    memory = training_memory(ranks, pack_tokens, round(pack_tokens * 51 / 8192))
+    assert memory.total / 1e9 == pytest.approx(gigabytes + 8.3 / ranks, abs=1)
+
+
+def test_a_short_packs_peak_is_the_vision_towers() -> None:
+    """16 crops computed again together (425 MB each, all kept) are more than a decoder layer over 8K tokens."""
+    memory = training_memory(8, 8192, 51)
+    assert memory.vision_peak == 16 * 425e6 > memory.decoder
+    assert memory.total == pytest.approx(9.3e9 + 4e9 + 0.6e9 + 6.8e9, rel=0.01)
+
+
+def test_weights_that_stay_gathered_cost_one_copy_of_the_model() -> None:
+    assert PARAMETERS * 2 == TOTAL_BYTES
+    more = training_memory(8, 32768, 0, keep_gathered=True).total - training_memory(8, 32768, 0).total
+    assert more == TOTAL_BYTES
+    assert training_memory(1, 32768, 0, keep_gathered=True) == training_memory(1, 32768, 0)

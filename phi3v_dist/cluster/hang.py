@@ -13,16 +13,19 @@ clock, no files, no torch. All ranks run the same order of collectives (DESIGN, 
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from phi3v_dist.cluster.hang_report import Frame, Report, Stack
 
 Kind = Literal["silent", "busy", "elsewhere", "unclear"]
 
 _COLLECTIVES = ("torch/distributed/distributed_c10d.py", "torch/distributed/rendezvous.py", "deepspeed/comm/")
 # Frames between a collective and the line that asked for it: wrappers for logs, timers and compilers.
 _WRAPPERS = re.compile(
-    r"torch/distributed/|deepspeed/(comm|utils)/|torch/_(dynamo|compile|utils)|/(contextlib|functools)"
+    r"torch/distributed/|deepspeed/(comm|utils)/|torch/(_dynamo|_compile|_utils|utils/_contextlib)"
+    r"|/(contextlib|functools|typing_extensions|warnings)\.py$"
 )
 _AUTOGRAD = "torch/autograd/graph.py"
 # A wait on a handle has no Python frame of its own: the last line of Python is the one that calls it.
@@ -30,66 +33,6 @@ _WAITS_ON_HANDLE = re.compile(r"\.wait\(")
 _WAITS_ON_DEVICE = re.compile(r"\.(item|tolist|cpu|numpy|synchronize)\(")
 _PYTHON_WAITS = re.compile(r"/(threading|queue|selectors|subprocess|multiprocessing/\w+|concurrent/futures/\w+)\.py$")
 _MOST_SAMPLES_TOLD = 8
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One line of a Python stack; ``text``: the source line, where it can be read."""
-
-    file: str
-    line: int
-    function: str
-    text: str = ""
-
-    @property
-    def place(self) -> str:
-        """FILE:LINE, from the package's name on."""
-        parts = Path(self.file).parts
-        tops = [n for n, part in enumerate(parts) if part in ("phi3v_dist", "site-packages", "launch", "tools")]
-        start = tops[-1] + (parts[tops[-1]] == "site-packages") if tops else -2
-        return f"{'/'.join(parts[start:])}:{self.line}"
-
-
-@dataclass(frozen=True)
-class Stack:
-    """A thread's frames, innermost last. ``native``: made by a library (autograd), unknown to Python's threading."""
-
-    thread: str
-    frames: tuple[Frame, ...]
-    native: bool = False
-
-
-@dataclass(frozen=True)
-class Report:
-    """What one rank was doing: its last mark, the last module that began, its stacks (main thread first).
-
-    ``marks``: marks made in this micro-step; ``modules``: modules begun since the last mark; ``seconds``: since then.
-    """
-
-    rank: int
-    node: str
-    phase: str
-    step: int
-    micro_step: int
-    seconds: float
-    marks: int = 0
-    module: str = ""
-    modules: int = 0
-    samples: tuple[int | str, ...] = ()
-    stacks: tuple[Stack, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Report":
-        """What ``as_dict`` gave, also after JSON."""
-        stacks = tuple(
-            Stack(stack["thread"], tuple(Frame(**frame) for frame in stack["frames"]), stack["native"])
-            for stack in values["stacks"]
-        )
-        return cls(**{**values, "samples": tuple(values["samples"]), "stacks": stacks})
 
 
 @dataclass(frozen=True)
@@ -105,20 +48,22 @@ class Hang:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank is in the common order. ``collective``: empty when it waits for nobody."""
+    """Where a rank is in the common order. ``collective``: empty when it waits for nobody; ``number``: see Report."""
 
     step: int
     micro_step: int
     phase: str
     module: str
     collective: str
+    number: int
     line: str
     progress: tuple[int, ...] = field(compare=False)
 
     def told_of(self, num_ranks: int) -> str:
         """What one rank or several do here."""
         verb = ("waits", "is") if num_ranks == 1 else ("wait", "are")
-        doing = f"{verb[0]} in {self.collective} at" if self.collective else f"{verb[1]} in"
+        number = f" (collective {self.number})" if self.number else ""
+        doing = f"{verb[0]} in {self.collective}{number} at" if self.collective else f"{verb[1]} in"
         module = f", {self.module}" if self.module else ""
         return f"{doing} {self.line} (step {self.step}, micro-step {self.micro_step}, {self.phase}{module})"
 
@@ -158,7 +103,8 @@ def place_of(report: Report) -> Place:
     collective, asking = _collective(frames)
     line = _line(frames if asking is None else asking, with_text=not collective)
     progress = (report.step, report.micro_step, report.marks, report.modules)
-    return Place(report.step, report.micro_step, report.phase, report.module, collective, line, progress)
+    number = report.collectives if collective else 0
+    return Place(report.step, report.micro_step, report.phase, report.module, collective, number, line, progress)
 
 
 def _waiting_frames(stacks: Sequence[Stack]) -> tuple[Frame, ...]:

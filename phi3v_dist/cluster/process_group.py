@@ -7,11 +7,9 @@ the end some runs abort after they have finished (facts: deepspeed.md).
 
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -29,8 +27,6 @@ def process_group(who: ClusterInfo, backend: str, timeout_minutes: float) -> Ite
 
     After an exception there is no barrier and no taking down: the others may never reach it, and the process ends.
     """
-    # DeepSpeed compiles with ninja, which pip puts beside python; not everyone activates the environment.
-    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(who.rank), str(who.num_ranks)
     os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"] = str(who.rank_of_node), str(who.ranks_per_node)
     os.environ["MASTER_ADDR"] = who.master_addr

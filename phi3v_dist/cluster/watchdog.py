@@ -19,18 +19,18 @@ The folder belongs to one attempt::
 import contextlib
 import faulthandler
 import json
-import linecache
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from phi3v_dist.cluster.hang import Frame, Hang, Report, Stack, explain
+from phi3v_dist.cluster.hang import Hang, explain
+from phi3v_dist.cluster.hang_report import Frame, Report, collectives_begun, current_stacks, line_of_main_thread
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.errors import LostRankError
 from phi3v_dist.files import write_json
@@ -43,7 +43,6 @@ _MERGING_SECONDS = 4.0  # for another rank's explanation
 _LOCKED_SECONDS = 2.5  # after the limit, less than the grace: so the stacks are there when the others merge
 _END_SECONDS = 13.0  # after which this rank ends whatever holds it up: a hung disk, on_hang
 _MOST_SAMPLES_KEPT = 64
-_LINE_OF_STACK = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 
 @dataclass(frozen=True)
@@ -250,7 +249,7 @@ class Watchdog:
     def _locked(self, ranks: set[int]) -> dict[int, Frame | None]:
         """Those of ``ranks`` that the timer in C has ended, and the line of their main thread."""
         lines = {rank: self._stack_lines(rank) for rank in ranks}
-        return {rank: _line_of_main_thread(found) for rank, found in lines.items() if len(found) > 1}
+        return {rank: line_of_main_thread(found) for rank, found in lines.items() if len(found) > 1}
 
     def _report(self) -> Report:
         mark = self._mark
@@ -264,34 +263,11 @@ class Watchdog:
             marks=mark.number,
             module=self._module,
             modules=self._modules,
+            collectives=collectives_begun(),
             samples=tuple(key if isinstance(key, str) else int(key) for key in mark.samples[:_MOST_SAMPLES_KEPT]),
-            stacks=tuple(_stacks()),
+            stacks=tuple(current_stacks(without=_NAME)),
         )
 
 
 def _say(text: str) -> None:
     print(f"ERROR {text}", file=sys.stderr, flush=True)
-
-
-def _line_of_main_thread(lines: list[str]) -> Frame | None:
-    """Read it from what faulthandler wrote: the main thread comes last, its innermost frame first."""
-    heads = [number for number, line in enumerate(lines) if "(most recent call first)" in line]
-    match = _LINE_OF_STACK.fullmatch(lines[heads[-1] + 1]) if heads and heads[-1] + 1 < len(lines) else None
-    return Frame(match[1], int(match[2]), match[3]) if match else None
-
-
-def _stacks() -> Iterator[Stack]:
-    """The Python stacks of all threads but the watchdog's, the main thread's first."""
-    threads = {thread.ident: thread for thread in threading.enumerate()}
-    main = threading.main_thread().ident
-    for ident, frame in sorted(sys._current_frames().items(), key=lambda item: item[0] != main):
-        name = threads[ident].name if ident in threads else f"native-{ident}"
-        if name.startswith(_NAME):
-            continue
-        frames = []
-        inner: Any = frame
-        while inner is not None:
-            file, line = inner.f_code.co_filename, inner.f_lineno
-            frames.append(Frame(file, line, inner.f_code.co_name, linecache.getline(file, line).strip()))
-            inner = inner.f_back
-        yield Stack(name, tuple(reversed(frames)), native=ident not in threads)

@@ -57,7 +57,7 @@ class ShardOptions(Options):
     """shards/: checked products as WebDataset tar files with an index."""
 
     folder: str = Field("shards", description="Folder of {train,heldout}/*.tar, index.parquet, manifest.json.")
-    samples_per_shard: Count = Field(1000, description="Samples in one tar file.")
+    samples_per_shard: Count = Field(1000, description="Samples in one tar file, less those with a wrong picture.")
     workers: Count = Field(2, description="Processes that check pictures and write shards.")
 
 

@@ -7,7 +7,7 @@ written last, so a folder is a shard folder if and only if it is there; ``read_m
 
     FOLDER/
       train/train-000000.tar …     KEY.00.jpg, KEY.00.png, … (the original bytes), KEY.json
-      heldout/heldout-000000.tar …
+      heldout/heldout-000000.tar …   a number is missing where none of its products had a right picture
       index.parquet                one row per sample (shards/index.py)
       rejects.parquet              one row per rejected product (shards/rejects.py)
       manifest.json                last

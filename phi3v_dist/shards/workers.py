@@ -1,6 +1,6 @@
 """Processes that check pictures and read finished tar files back.
 
-Enters: products in their final order. Leaves: the same order with a verdict for each, whichever process was faster.
+Enters: shelves of products. Leaves: the same order with a verdict for each product, whichever process was faster.
 Processes are spawned, not forked: the parent has torch's threads. A process that dies (out of memory) ends the
 command with one line instead of a hang, which is why this isn't ``multiprocessing.Pool``.
 """
@@ -8,36 +8,26 @@ command with one line instead of a hang, which is why this isn't ``multiprocessi
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from phi3v_dist.catalog.checks import Product, Reject, check_picture
 from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.errors import ShardError
 from phi3v_dist.shards.index import index_shard
 from phi3v_dist.shards.manifest import describe_file
+from phi3v_dist.shards.shelves import Shelf
+from phi3v_dist.shards.staging import FinishedShelf, Staging
 
 # Large enough that sending costs nothing, small enough that progress is seen.
 _PRODUCTS_PER_TASK = 16
 # Ahead of the writer, but not so far that the pictures fall out of the page cache before they are written.
 _TASKS_PER_WORKER = 4
-
-
-@dataclass(frozen=True)
-class FinishedShard:
-    """``rows``: index rows of one tar file; ``facts``: its entry in the manifest."""
-
-    rows: pa.Table
-    facts: dict[str, Any]
 
 
 class Workers:
@@ -47,26 +37,25 @@ class Workers:
         self._pool, self._count = pool, count
 
     def check_pictures(
-        self, ordered: list[tuple[str, Product]], catalog: CatalogOptions
-    ) -> Iterator[tuple[str, Product, Reject | None]]:
-        """Yield (split, product, reject or None) in the order given."""
-        pending: deque[tuple[list[tuple[str, Product]], Future[list[Reject | None]]]] = deque()
-        waiting = iter(ordered)
+        self, shelves: Iterable[Shelf], catalog: CatalogOptions
+    ) -> Iterator[tuple[Shelf, Product, Reject | None]]:
+        """Yield shelf, product, and reject or None, in the order given."""
+        pending: deque[tuple[Shelf, tuple[Product, ...], Future[list[Reject | None]]]] = deque()
+        tasks = _tasks(shelves)
         while True:
-            while len(pending) < self._count * _TASKS_PER_WORKER:
-                if not (task := list(islice(waiting, _PRODUCTS_PER_TASK))):
-                    break
-                products = [product for _, product in task]
-                pending.append((task, self._pool.submit(_check_products, products, catalog)))
+            for shelf, products in islice(tasks, self._count * _TASKS_PER_WORKER - len(pending)):
+                pending.append((shelf, products, self._pool.submit(_check_products, products, catalog)))
             if not pending:
                 return
-            task, verdicts = pending.popleft()
-            for (split, product), reject in zip(task, verdicts.result(), strict=True):
-                yield split, product, reject
+            shelf, products, verdicts = pending.popleft()
+            for product, reject in zip(products, verdicts.result(), strict=True):
+                yield shelf, product, reject
 
-    def finish_shard(self, folder: Path, name: str, facts: dict[str, Any]) -> "Future[FinishedShard]":
-        """Begin to read a finished tar file back for index and manifest; ``facts``: its split, samples, members."""
-        return self._pool.submit(_finish_shard, folder, name, facts)
+    def finish(self, staging: Staging, shelf: Shelf, members: list[str], rejects: list[Reject]) -> "Future[None]":
+        """Begin to read a written tar file back for index and manifest; ``members``: the kinds in it, none: no file."""
+        num_samples = len(shelf.products) - len(rejects)
+        facts = {"split": shelf.split, "samples": num_samples, "members": members}
+        return self._pool.submit(_finish, staging, shelf.tar, facts, rejects)
 
 
 @contextmanager
@@ -92,11 +81,20 @@ def _begin(folder: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _check_products(products: list[Product], catalog: CatalogOptions) -> list[Reject | None]:
+def _tasks(shelves: Iterable[Shelf]) -> Iterator[tuple[Shelf, tuple[Product, ...]]]:
+    for shelf in shelves:
+        for start in range(0, len(shelf.products), _PRODUCTS_PER_TASK):
+            yield shelf, shelf.products[start : start + _PRODUCTS_PER_TASK]
+
+
+def _check_products(products: Sequence[Product], catalog: CatalogOptions) -> list[Reject | None]:
     return [check_picture(product, catalog) for product in products]
 
 
-def _finish_shard(folder: Path, name: str, facts: dict[str, Any]) -> FinishedShard:
-    rows = index_shard(folder, name, facts["split"])
-    assert rows.num_rows == facts["samples"], f"{name}: {rows.num_rows} samples read back, {facts['samples']} written"
-    return FinishedShard(rows, describe_file(folder, name) | facts)
+def _finish(staging: Staging, tar: str, facts: dict[str, Any], rejects: list[Reject]) -> None:
+    finished = FinishedShelf(None, None, rejects)
+    if facts["samples"]:
+        rows = index_shard(staging.shards, tar, facts["split"])
+        assert rows.num_rows == facts["samples"], f"{tar}: {rows.num_rows} samples read back of {facts['samples']}"
+        finished = FinishedShelf(describe_file(staging.shards, tar) | facts, rows, rejects)
+    staging.finish(tar, finished)

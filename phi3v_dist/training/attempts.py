@@ -15,19 +15,27 @@ by one write at the file's end. No torch in here: the batch script waits for the
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
+from phi3v_dist.cluster.slurm import Ending
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.console import log
 from phi3v_dist.errors import StoppedError, UserError
+from phi3v_dist.files import write_json
 
 ATTEMPTS = "attempts.jsonl"
+FINISHED = "FINISHED"
 _BLAMED_TOO_OFTEN = 2  # attempts; one may be chance
 _MEND = UserError.exit_code
+_TASK_LINE = re.compile(r"^srun: error: (?P<node>[^\s:\[,]+): tasks? (?P<task>[\d,-]+): (?P<what>.*)", re.MULTILINE)
+_LAST_WORDS = re.compile(r"^(?:ERROR .*|[\w.]*(?:Error|Exception): .*|srun: error: .*)", re.MULTILINE)
+_KILLED = re.compile(r"Killed|Bus error|Segmentation fault|Illegal instruction")
 
 Event = Mapping[str, Any]
 Action = Literal["start", "nothing", "stop", "requeue", "leave"]
@@ -39,6 +47,16 @@ class Decision:
 
     action: Action
     reason: str
+
+
+def is_finished(run_folder: Path) -> bool:
+    """Whether the run in this folder has taken its last step."""
+    return (run_folder / FINISHED).exists()
+
+
+def mark_finished(run_folder: Path, step: int) -> None:
+    """Say that the run is over; a later start does nothing."""
+    write_json(run_folder / FINISHED, {"step": step})
 
 
 def tell_verdict(run_folder: str | Path, who: ClusterInfo, code: int, reason: str) -> None:
@@ -94,28 +112,79 @@ def read_events(run_folder: str | Path) -> list[dict[str, Any]]:
     return events
 
 
-def decide_begin(events: Sequence[Event], *, finished: bool, step: int, most_attempts: int) -> Decision:
-    """Whether an attempt makes sense that would begin at ``step``. ``events``: those before it."""
+def decide_begin(events: Sequence[Event], attempt: str, *, finished: bool, step: int, most_attempts: int) -> Decision:
+    """Whether ``attempt`` makes sense, which would begin at ``step``.
+
+    Only earlier attempts of the same Slurm job are counted: who submits again has mended something.
+    """
     if finished:
         return Decision("nothing", "the run is finished already")
-    begins = [event for event in events if event["event"] == "begin" and not _was_turned_away(events, event)]
-    latest = begins[-most_attempts:]
+    latest = [event for event in _begins(events) if job_of(event) == job_of(attempt) and event["attempt"] != attempt]
+    latest = latest[-most_attempts:]
     if len(latest) == most_attempts and all(event["step"] == step for event in latest):
         why = _reason_of(events, str(latest[-1]["attempt"]))
         return Decision("stop", f"{most_attempts} attempts in a row saved no step beyond {step}; the last one: {why}")
     return Decision("start", f"{step} steps are saved")
 
 
-def decide_end(events: Sequence[Event], attempt: str, *, finished: bool, cancelled: bool) -> Decision:
-    """What follows on the end of ``attempt``. ``cancelled``: by a person, Slurm says."""
+def decide_end(
+    events: Sequence[Event],
+    attempt: str,
+    *,
+    finished: bool,
+    ending: Ending,
+    preflight_failed: bool = False,
+    last_words: str = "",
+) -> Decision:
+    """What follows on the end of ``attempt``.
+
+    ``ending``: what Slurm does to the job; ``preflight_failed``: so training was not begun; ``last_words``: the reason
+    where no rank could tell one.
+    """
     if finished:
         return Decision("nothing", "the run is finished")
-    if cancelled:
+    if ending == "cancelled":
         return Decision("leave", "the job was cancelled")
-    reason = _reason_of(events, attempt)
-    if any(event["code"] == _MEND for event in _of(events, attempt, "verdict")):
+    codes = [event["code"] for event in _of(events, attempt, "verdict")]
+    reason = _reason_of(events, attempt, last_words)
+    if _MEND in codes:
         return Decision("stop", reason)
-    return Decision("requeue", reason)
+    if preflight_failed and not codes and not _of(events, attempt, "blame"):
+        return Decision("stop", "preflight found what a person must mend, see its lines above")
+    return Decision("requeue", f"the time limit; {reason}" if ending == "time limit" else reason)
+
+
+def killed_node(srun_errors: str) -> tuple[str, str] | None:
+    """Node and what happened, where srun's first word on a task is that a signal killed it on its node.
+
+    Later such lines are the consequence: srun kills the other tasks.
+    """
+    first = _TASK_LINE.search(srun_errors)
+    return (first["node"], f"task {first['task']}: {first['what']}") if first and _KILLED.match(first["what"]) else None
+
+
+def last_words(srun_errors: str) -> str:
+    """The line of a rank's standard error that most likely says why it ended; empty when there is none."""
+    lines = _LAST_WORDS.findall(srun_errors)
+    return lines[0] if lines else ""
+
+
+def latest_begin(events: Sequence[Event], attempt: str) -> Event | None:
+    """The last attempt before ``attempt`` in which srun was called."""
+    return next((event for event in reversed(_begins(events)) if event["attempt"] != attempt), None)
+
+
+def jobs_at_work(events: Sequence[Event], attempt: str) -> list[str]:
+    """Other Slurm jobs that began before ``attempt`` and have not told of their end."""
+    before = list(takewhile(lambda event: (event["event"], event["attempt"]) != ("begin", attempt), events))
+    begun = {job_of(event): event["attempt"] for event in before if event["event"] == "begin"}
+    begun.pop(job_of(attempt), None)
+    return [job for job, latest in begun.items() if not _of(events, latest, "end")]
+
+
+def job_of(attempt: Event | str) -> str:
+    """Slurm's number of the job that an attempt belongs to."""
+    return str(attempt if isinstance(attempt, str) else attempt["attempt"]).rpartition(".")[0]
 
 
 def nodes_to_exclude(events: Iterable[Event]) -> dict[str, str]:
@@ -138,12 +207,16 @@ def _of(events: Iterable[Event], attempt: str, kind: str) -> list[Event]:
     return [event for event in events if event["event"] == kind and event["attempt"] == attempt]
 
 
+def _begins(events: Sequence[Event]) -> list[Event]:
+    return [event for event in events if event["event"] == "begin" and not _was_turned_away(events, event)]
+
+
 def _was_turned_away(events: Iterable[Event], begin: Event) -> bool:
     """An attempt that ended before srun was called says nothing about the run."""
     return any(end["srun_code"] is None for end in _of(events, str(begin["attempt"]), "end"))
 
 
-def _reason_of(events: Sequence[Event], attempt: str) -> str:
+def _reason_of(events: Sequence[Event], attempt: str, last_words: str = "") -> str:
     """The words of the rank that knows most: a fault to mend, then another fault, then a request to stop."""
     verdicts = _of(events, attempt, "verdict")
     for wanted in (lambda code: code == _MEND, lambda code: code != StoppedError.exit_code, lambda code: True):
@@ -151,4 +224,7 @@ def _reason_of(events: Sequence[Event], attempt: str) -> str:
             if wanted(event["code"]):
                 return str(event["reason"])
     blames = _of(events, attempt, "blame")
-    return f"{blames[0]['node']}: {blames[0]['reason']}" if blames else "no rank could say why it ended"
+    if blames:
+        return f"{blames[0]['node']}: {blames[0]['reason']}"
+    ends = [str(event["reason"]) for event in _of(events, attempt, "end")]
+    return last_words or next(iter(ends), "") or "nobody could say why it ended"

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from phi3v_dist.cluster.compiled import load_compiled_parts
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.options import RunConfig, TrainingOptions
 from phi3v_dist.errors import HardwareError, UserError
@@ -91,10 +92,11 @@ def _too_few(gpus: int, wanted: str, who: ClusterInfo) -> HardwareError:
 
 def _settle_libraries(device: torch.device) -> None:
     """Tell DeepSpeed the device before its first import, and silence the one warning that torch 2.13 repeats for it."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed.*")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.*")
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = False
     else:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed.*")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.*")
+        load_compiled_parts()

@@ -17,7 +17,7 @@ from phi3v_dist.console import say
 from phi3v_dist.errors import RunError
 from phi3v_dist.files import write_json
 from phi3v_dist.tracking.metrics import METRICS_FILE, REPLAYED_FILE, compare_replayed, read_metrics
-from phi3v_dist.training.resume import is_finished
+from phi3v_dist.training.attempts import is_finished
 
 _DEMO_FILE = "demo.json"
 _LOOK_EVERY_SECONDS = 0.05

@@ -21,9 +21,8 @@ from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import LoadedConfig, describe_config, difference, load_config
 from phi3v_dist.console import log
 from phi3v_dist.errors import CheckpointError, RunError
-from phi3v_dist.files import write_json, write_text
+from phi3v_dist.files import write_text
 
-FINISHED = "FINISHED"
 CONFIG = "config.yaml"
 _MEANING = (
     "model.rope_mode",
@@ -38,16 +37,6 @@ _MEANING = (
     "training.seed",
     "training.precision",
 )
-
-
-def is_finished(run_folder: Path) -> bool:
-    """Whether the run in this folder has taken its last step."""
-    return (run_folder / FINISHED).exists()
-
-
-def mark_finished(run_folder: Path, step: int) -> None:
-    """Say that the run is over; a later start does nothing."""
-    write_json(run_folder / FINISHED, {"step": step})
 
 
 def find_checkpoint(loaded: LoadedConfig, trained_on: dict[str, str], who: ClusterInfo) -> Checkpoint | None:

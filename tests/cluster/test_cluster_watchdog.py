@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from engine_hang_worker import GUILTY_RANK, WRONG_LAYER, WRONG_STEP
 from engine_hang_worker import LIMIT_SECONDS as ENGINE_LIMIT_SECONDS
 from watchdog_worker import LIMIT_SECONDS
@@ -20,7 +20,6 @@ from phi3v_dist.cluster.watchdog import Watchdog
 from phi3v_dist.cluster.who import ALONE
 
 HERE = Path(__file__).parent
-NUM_RANKS = 3
 MOST_SECONDS_TO_EXIT = 15.0
 STARTING_SECONDS = 240.0  # several tests at once on 2 cores: imports alone take a minute
 HUNG = 70
@@ -44,7 +43,7 @@ class Ended:
         return json.loads((self.folder / name).read_text())
 
 
-def start_ranks(worker: str, *arguments: object, num_ranks: int = NUM_RANKS) -> list[subprocess.Popen]:
+def start_ranks(worker: str, *arguments: object, num_ranks: int) -> list[subprocess.Popen]:
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
     sizes = ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE")
     return [
@@ -83,8 +82,8 @@ def wait_for_ranks(ranks: list[subprocess.Popen], folder: Path, limit_seconds: f
     return Ended(codes, errors, seconds, folder)
 
 
-def run_case(folder: Path, case: str, guilty: int) -> Ended:
-    ranks = start_ranks("watchdog_worker.py", folder, case, guilty)
+def run_case(folder: Path, case: str, guilty: int, num_ranks: int) -> Ended:
+    ranks = start_ranks("watchdog_worker.py", folder, case, guilty, num_ranks=num_ranks)
     return wait_for_ranks(ranks, folder, LIMIT_SECONDS, guilty)
 
 
@@ -93,40 +92,34 @@ def assert_told_in_time(ended: Ended, text: str) -> None:
     assert ended.lines == [f"ERROR {ended.told('explanation.json')['text']}"]
     assert text in ended.lines[0], ended.lines[0]
     assert 0.0 <= ended.seconds <= MOST_SECONDS_TO_EXIT
-    assert "\nrank" not in ended.lines[0] and f"All stacks: {ended.folder}" in ended.lines[0]
+    assert ended.lines[0].endswith(f"All stacks: {ended.folder}")
 
 
-OTHERS_WAIT = "wait in all_reduce at sum_over_ranks phi3v_dist/cluster/process_group.py:"
+OTHERS_WAIT = r"wait in all_reduce \(collective \d+\) at sum_over_ranks phi3v_dist/cluster/process_group\.py:"
 
 
 def test_a_rank_that_skips_a_collective_is_named(tmp_path: Path) -> None:
-    ended = run_case(tmp_path, "skips", 1)
+    ended = run_case(tmp_path, "skips", guilty=1, num_ranks=3)
     assert ended.codes == [HUNG] * 3, ended.errors
-    assert_told_in_time(ended, "rank 1 (node n1) left the common order: it waits in barrier at one_step ")
-    assert f"(step 2, micro-step 1, forward) with samples sample-1-2, 7; ranks 0, 2 {OTHERS_WAIT}" in ended.lines[0]
+    assert_told_in_time(ended, "rank 1 (node n1) left the common order: it waits in barrier (collective ")
+    assert "(step 2, micro-step 1, forward) with samples sample-1-2, 7; ranks 0, 2 wait" in ended.lines[0]
+    assert re.search(f"; ranks 0, 2 {OTHERS_WAIT}", ended.lines[0])
     assert (tmp_path / "on_hang.txt").read_text() == "elsewhere (1,) ('n1',)"
 
 
-def test_a_rank_that_skips_a_wait_on_a_handle_is_named(tmp_path: Path) -> None:
-    ended = run_case(tmp_path, "skips_handle", 0)
-    assert ended.codes == [HUNG] * 3, ended.errors
-    assert_told_in_time(ended, "rank 0 (node n0) left the common order: it waits in barrier at one_step ")
-    assert "; ranks 1, 2 wait in a handle's wait at one_step " in ended.lines[0]
-
-
 def test_a_rank_that_sleeps_is_named_and_a_failing_hook_stops_no_exit(tmp_path: Path) -> None:
-    ended = run_case(tmp_path, "asleep", 2)
-    assert ended.codes == [HUNG] * 3, ended.errors
-    assert_told_in_time(ended, "rank 2 (node n2) held the others up: it is in asleep ")
-    doing = "[time.sleep(FOR_EVER_SECONDS)] (step 2, micro-step 1, forward) with samples sample-2-2, 7"
-    assert f"{doing}; ranks 0, 1 {OTHERS_WAIT}" in ended.lines[0]
+    ended = run_case(tmp_path, "asleep", guilty=1, num_ranks=2)
+    assert ended.codes == [HUNG] * 2, ended.errors
+    assert_told_in_time(ended, "rank 1 (node n1) held the others up: it is in asleep ")
+    doing = "[time.sleep(FOR_EVER_SECONDS)] (step 2, micro-step 1, forward) with samples sample-1-2, 7"
+    assert f"{doing}; rank 0 waits in a handle's wait (collective " in ended.lines[0]
     assert ended.told("explanation.json")["on_hang_failed"] == "RuntimeError('the hook fails')"
-    stacks = [stack["thread"] for stack in ended.told("rank-2.json")["stacks"]]
+    stacks = [stack["thread"] for stack in ended.told("rank-1.json")["stacks"]]
     assert stacks == ["MainThread", "a thread beside"]
 
 
 def test_a_frozen_rank_is_named_by_the_lowest_that_lives_and_leaves_the_word_to_it(tmp_path: Path) -> None:
-    ranks = start_ranks("watchdog_worker.py", tmp_path, "frozen", 0)
+    ranks = start_ranks("watchdog_worker.py", tmp_path, "frozen", 0, num_ranks=3)
     try:
         for process in ranks[1:]:
             process.wait(timeout=STARTING_SECONDS)
@@ -138,13 +131,14 @@ def test_a_frozen_rank_is_named_by_the_lowest_that_lives_and_leaves_the_word_to_
             process.kill()
     assert ended.codes[1:] == [HUNG] * 2, ended.errors
     assert ended.codes[0] in (HUNG, 1)  # 1: the timer in C was first
-    assert_told_in_time(ended, f"rank 0 (node n0) gave no sign (frozen, dead or cut off); ranks 1, 2 {OTHERS_WAIT}")
+    assert_told_in_time(ended, "rank 0 (node n0) gave no sign (frozen, dead or cut off); ranks 1, 2 wait")
+    assert re.search(f"; ranks 1, 2 {OTHERS_WAIT}", ended.lines[0])
     assert (tmp_path / "on_hang.txt").read_text() == "silent (0,) ('n0',)"
 
 
 def test_a_rank_that_holds_pythons_lock_is_named_with_its_line_and_ended_in_c(tmp_path: Path) -> None:
-    ended = run_case(tmp_path, "holds_pythons_lock", 1)
-    assert ended.codes == [HUNG, 1, HUNG], ended.errors
+    ended = run_case(tmp_path, "holds_pythons_lock", guilty=1, num_ranks=2)
+    assert ended.codes == [HUNG, 1], ended.errors
     assert_told_in_time(ended, "rank 1 (node n1) holds Python's lock, its main thread is in holds_pythons_lock ")
     assert "ctypes" not in (tmp_path / "rank-1.stacks.txt").read_text()
     assert (tmp_path / "on_hang.txt").read_text() == "busy (1,) ('n1',)"
@@ -158,26 +152,17 @@ def test_marks_in_time_and_patience_keep_a_rank_alive_and_nothing_is_left(tmp_pa
     assert not (tmp_path / "hang").exists()
 
 
-@pytest.mark.parametrize(
-    ("case", "kind", "text"),
-    [
-        ("leaves", "elsewhere", "left the common order: it waits in barrier at leave_the_order "),
-        ("asleep", "busy", "held the others up: it is in leave_the_order "),
-    ],
-)
-def test_under_zero_3_the_decoder_layer_in_which_a_rank_left_the_order_is_named(
-    small_demo, tmp_path: Path, case: str, kind: str, text: str
-) -> None:
+def test_under_zero_3_the_decoder_layer_in_which_a_rank_left_the_order_is_named(small_demo, tmp_path: Path) -> None:
     data = (small_demo.folder / "base", small_demo.folder / "shards")
-    ranks = start_ranks("engine_hang_worker.py", *data, tmp_path, case)
+    ranks = start_ranks("engine_hang_worker.py", *data, tmp_path, num_ranks=3)
     ended = wait_for_ranks(ranks, tmp_path / "hang", ENGINE_LIMIT_SECONDS, GUILTY_RANK)
     assert ended.codes == [HUNG] * 3, ended.errors
-    assert_told_in_time(ended, f"rank {GUILTY_RANK} (node n{GUILTY_RANK}) {text}")
+    assert_told_in_time(ended, f"rank {GUILTY_RANK} (node n{GUILTY_RANK}) left the common order: it waits in barrier (")
+    layer = f"(step {WRONG_STEP}, micro-step 0, forward and backward, model.layers.{WRONG_LAYER})"
+    assert layer in ended.lines[0].split("; ranks 0, 2 wait in ")[0]
+    assert "deepspeed/runtime/" in ended.lines[0].split("; ranks 0, 2 wait in ")[1]
     explanation = ended.told("explanation.json")
-    assert (explanation["kind"], explanation["ranks"]) == (kind, [GUILTY_RANK])
-    guilty = ended.told(f"rank-{GUILTY_RANK}.json")
-    assert (guilty["step"], guilty["module"]) == (WRONG_STEP, f"model.layers.{WRONG_LAYER}")
-    assert f"(step {WRONG_STEP}, micro-step 0, forward and backward, model.layers.{WRONG_LAYER})" in ended.lines[0]
+    assert (explanation["kind"], explanation["ranks"]) == ("elsewhere", [GUILTY_RANK])
 
 
 def test_a_run_of_one_explains_itself(tmp_path: Path) -> None:

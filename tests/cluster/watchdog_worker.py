@@ -42,12 +42,10 @@ def on_hang(hang):
         raise RuntimeError("the hook fails")
 
 
-def one_step(step, case, guilty):
+def one_step(case, guilty):
     reduced = torch.ones(4)
-    if case == "skips_handle":
-        handle = None if guilty else dist.all_reduce(reduced, async_op=True)
-        if handle is not None:
-            handle.wait()
+    if case == "asleep":
+        dist.all_reduce(reduced, async_op=True).wait()
     elif not (guilty and case == "skips"):
         sum_over_ranks(reduced)
     dist.barrier()
@@ -71,7 +69,7 @@ def steps(watchdog, who, case, guilty_rank):
         wrong = step == WRONG_STEP and case != "well"
         if wrong and who.rank == guilty_rank and case in globals():
             globals()[case]()
-        one_step(step, case if wrong else "well", who.rank == guilty_rank)
+        one_step(case if wrong else "well", who.rank == guilty_rank)
         if case == "well":
             time.sleep(0.5 * LIMIT_SECONDS)
     watchdog.at("end", patience=2.0)

@@ -29,10 +29,10 @@ def faulty_run(small_demo, folder: Path, fault: str, *options: str):
     words = small_demo.recipe(folder, *SHORT, f"training.hang_minutes={HANG_SECONDS / 60}", *options)
     command = [*DEEPSPEED, str(free_port()), "tests/launch/faulty_train.py", *words]
     with marked() as (environment, alive):
-        environment = environment | {"FAULT": fault, "PYTHONPATH": str(REPOSITORY)}
+        told = environment | {"FAULT": fault, "PYTHONPATH": str(REPOSITORY)}
         started = time.monotonic()
         done = subprocess.run(
-            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False
+            command, cwd=REPOSITORY, env=told, capture_output=True, text=True, timeout=240, check=False
         )
         seconds = time.monotonic() - started
         assert wait_until(lambda: not alive(), 20), alive()

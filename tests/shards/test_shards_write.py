@@ -153,21 +153,31 @@ def test_folder_with_other_files_is_left_alone(small_catalog, tmp_path):
     assert files_of(tmp_path / "shards") == {"letter.txt": b"mine"}
 
 
-def test_failed_run_leaves_nothing_and_a_killed_one_is_cleared(small_catalog, tmp_path, monkeypatch):
+def test_a_failed_run_leaves_nothing_under_the_name_and_goes_on_where_it_was(catalog, made, tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
         patch.setattr(write, "write_index", full_disk)
-        make_shards(small_catalog, options(tmp_path / "shards"))
-    assert [path.name for path in tmp_path.iterdir()] == ["small.csv"]
-    left_by_kill = tmp_path / ".shards.partial/train/train-000009.tar"
-    left_by_kill.parent.mkdir(parents=True)
+        make_shards(catalog, options(tmp_path / "shards"))
+    (staging,) = tmp_path.iterdir()
+    assert staging.name.startswith(".shards.partial-")
+    (left_by_kill,) = [path.with_name(".a.tar.1.partial") for path in staging.rglob("train-000000.tar")]
     left_by_kill.write_bytes(b"half a shard")
-    make_shards(small_catalog, options(tmp_path / "shards"))
-    assert sorted(files_of(tmp_path / "shards")) == [
-        "index.parquet", "manifest.json", "rejects.parquet", "train/train-000000.tar"
-    ]  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "_write_tar", full_disk)  # a finished tar file is never written again
+        make_shards(catalog, options(tmp_path / "shards"))
+    assert files_of(tmp_path / "shards") == files_of(made.folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+
+
+def test_a_tar_file_without_a_right_picture_is_left_out(catalog, good_rows, tmp_path):
+    """Product by product into tar files of their own: the wrong picture's number is missing, all else is there."""
+    make_shards(catalog.model_copy(update={"heldout_share": 0.0}), options(tmp_path / "shards", samples_per_shard=1))
+    manifest = json.loads((tmp_path / "shards/manifest.json").read_text())
+    numbers = [int(Path(shard["path"]).stem[-6:]) for shard in manifest["shards"]]
+    assert len(numbers) == len(good_rows) and len(set(range(21)) - set(numbers)) == 2
+    assert set(load_index(tmp_path / "shards").column("product_code")) == set(good_rows)
 
 
 def test_a_pictures_suffix_follows_its_content(made):

@@ -130,6 +130,7 @@ WRONG = {
         f"tools/make_shards.py --config {RECIPE} catalog.table={{work}}/one.csv shards.folder={{work}}/file/x",
         ["{work}/file/x", "can't be made", "shards.folder"],
     ),
+    "more than all parts": (f"tools/make_shards.py --config {RECIPE} --part 3/2", ["--part", "found '3/2'", "2/8"]),
     "model of no catalogue": (
         "tools/make_demo_model.py --catalog {work}/none.csv {work}/x",
         ["{work}/none.csv", "no such product table"],

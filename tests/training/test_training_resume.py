@@ -13,7 +13,8 @@ import torch.distributed as dist
 from phi3v_dist.cluster.who import ALONE
 from phi3v_dist.config.loading import LoadedConfig, load_config
 from phi3v_dist.errors import CheckpointError
-from phi3v_dist.training.resume import find_checkpoint, is_finished, mark_finished, open_run_folder
+from phi3v_dist.training.attempts import is_finished, mark_finished
+from phi3v_dist.training.resume import find_checkpoint, open_run_folder
 
 SHARDS, MODEL = "a" * 64, "c" * 64
 DATA = {"shards.folder": SHARDS, "model.folder": MODEL}

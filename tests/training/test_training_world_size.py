@@ -27,6 +27,7 @@ from phi3v_dist.model.folder import iterate_weights
 from phi3v_dist.model.never_trained import EMBEDDING
 from phi3v_dist.training.resume import find_checkpoint
 
+pytestmark = pytest.mark.timeout(900)  # one fixture is four launches
 STEPS_OF = {3: 3, 2: 6, 1: 9}  # ranks → step at which they stop; then 3 again
 STEPS = 12
 OPTIONS = (

@@ -1,0 +1,35 @@
+"""What DeepSpeed compiles on a CPU: once per environment, whoever starts, and whoever was killed while it compiled.
+
+Enters: nothing. Leaves: the module loaded in this process, so that DeepSpeed finds it. torch guards its builds by a
+file that outlives a killed process, and every later start then waits for ever; so ranks take turns by a lock that the
+kernel gives back, and whoever holds it clears the file away. The build lies in the Python environment: checkouts that
+share a home would otherwise undo each other's, since their paths differ.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from phi3v_dist.files import locked
+
+_TORCHS_LOCK = "lock"
+
+
+def load_compiled_parts() -> Path:
+    """Load DeepSpeed's CPU communication, compiled by the first process that asks (half a minute); its folder."""
+    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # ninja
+    if os.access(sys.prefix, os.W_OK):
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+    from torch.utils.cpp_extension import _get_build_directory
+
+    builder = ShareMemCommBuilder()
+    folder = Path(_get_build_directory(builder.name, verbose=False))
+    with locked(folder / ".loading"):
+        (folder / _TORCHS_LOCK).unlink(missing_ok=True)
+        builder.load(verbose=False)
+    return folder
+
+
+if __name__ == "__main__":
+    load_compiled_parts()

@@ -1,0 +1,219 @@
+"""Whatever dies, the run ends trained with each step once, or stops with a reason in one line; nothing is left over.
+
+Each test hits a training job on the virtual cluster, and writes its line into the table of survival.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from cases import EVERY_STEPS, Case
+from virtual_cluster import wait_until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+
+
+def trained_after(case: Case, fault: str, survival, undisturbed, what: str = "requeued, resumed") -> None:
+    """The job went on by itself to the end, with the losses of a run that nothing happened to."""
+    job = case.end()
+    case.assert_trained(undisturbed.losses())
+    assert job.state == "COMPLETED"
+    survival.add(fault, what, case.seconds_lost(), case.steps_lost())
+
+
+@pytest.mark.slurm_smoke
+def test_a_warning_saves_requeues_and_resumes_as_if_nothing_had_been(new_case, undisturbed, survival) -> None:
+    case = new_case("warning").submit("train_2node", "tracking.wandb=offline")
+    case.reach(8)
+    case.hit()
+    case.cluster.command("scancel", "--batch", "--signal=USR1", case.job)
+    case.restart()
+    trained_after(case, "warning (USR1)", survival, undisturbed, "saved at once, requeued, resumed")
+    assert case.steps_lost() == 0
+    assert [event["code"] for event in case.events("verdict")] == [75]
+    assert [event["decision"] for event in case.events("end")] == ["requeue", "nothing"]
+    files = sorted((case.run_folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    assert len({file.name for file in files}) == 1, "both attempts are the same W&B run"
+
+
+def test_eight_nodes_train(new_case, survival) -> None:
+    case = new_case("eight").submit("train_8node", "packing.packs_per_step=8", "checkpoints.every_steps=12")
+    started = time.time()
+    assert case.end(timeout=800).state == "COMPLETED"
+    case.assert_trained()
+    assert "8 ranks on 8 nodes" in case.log.read_text()
+    survival.add("none: 8 nodes", f"trained in {time.time() - started:.0f} s, start-up included", None, 0)
+
+
+def test_preemption_with_a_warning_loses_no_step(new_case, undisturbed, survival) -> None:
+    case = new_case("preempted").submit("train_2node", slurm=("--nodelist=n[1-2]",))
+    case.reach(8)
+    case.hit()
+    case.preempt()
+    case.restart()
+    trained_after(case, "preemption, 20 s of grace", survival, undisturbed, "saved at once, requeued, resumed")
+    assert case.steps_lost() == 0
+
+
+def test_preemption_without_grace_resumes(new_case, undisturbed, survival) -> None:
+    case = new_case("preempted-hard").submit("train_2node", slurm=("--nodelist=n[1-2]", "--partition=nograce"))
+    case.reach(8)
+    case.hit()
+    case.preempt()
+    case.restart()
+    trained_after(case, "preemption without grace (TERM, 5 s later KILL)", survival, undisturbed)
+    assert case.steps_lost() <= EVERY_STEPS
+
+
+def test_ranks_stop_before_the_time_limit_without_a_warning(new_case, undisturbed, survival) -> None:
+    # WINCH does nothing: no warning, the ranks know the end from Slurm alone
+    case = new_case("limit").submit("train_2node", slurm=("--time=2", "--signal=B:WINCH@1"))
+    case.reach(8)
+    case.pause_until(95)
+    case.hit()
+    case.restart()
+    trained_after(
+        case, "time limit without a warning", survival, undisturbed, "saved before the limit, requeued, resumed"
+    )
+    assert "stopped for the job's time limit" in " ".join(case.errors())
+    assert case.steps_lost() == 0
+
+
+def test_a_time_limit_that_ranks_cannot_obey_requeues_all_the_same(new_case, undisturbed, survival) -> None:
+    case = new_case("limit-frozen").submit("train_2node", slurm=("--time=1", "--signal=B:WINCH@1"))
+    os.kill(case.ranks(case.in_start_up())[0], signal.SIGSTOP)
+    case.hit()
+    case.cluster.wait_for(case.job, "PENDING", "COMPLETING", "RUNNING", restarts=1, timeout=300)
+    case.cluster.command("scontrol", "update", f"JobId={case.job}", "TimeLimit=60")
+    trained_after(case, "time limit while a rank is frozen in start-up", survival, undisturbed)
+    assert "the time limit" in case.events("end")[0]["reason"]
+
+
+def test_scontrol_requeue_resumes(new_case, undisturbed, survival) -> None:
+    case = new_case("requeued").submit("train_2node")
+    case.reach(8)
+    case.hit()
+    case.cluster.command("scontrol", "requeue", case.job)
+    case.restart()
+    trained_after(case, "scontrol requeue", survival, undisturbed)
+    assert case.steps_lost() <= EVERY_STEPS
+
+
+def test_a_cancelled_job_stays_cancelled_and_keeps_its_steps(new_case, survival) -> None:
+    case = new_case("cancelled").submit("train_2node")
+    case.reach(8)
+    case.cluster.command("scancel", case.job)
+    job = case.end()
+    time.sleep(8)  # the delay after a requeue
+    assert (job.state, case.cluster.job(case.job).state) == ("CANCELLED", "CANCELLED")
+    assert [event["decision"] for event in case.events("end")] == ["leave"]
+    survival.add("scancel", "saved, not requeued", None, 0)
+
+
+@pytest.mark.parametrize("which", ["batch", "other"])
+def test_a_node_that_loses_power_in_a_step_is_replaced(new_case, undisturbed, survival, which: str) -> None:
+    case = new_case(f"power-{which}").submit("train_2node")
+    case.reach(8)
+    lost = case.nodes()[0 if which == "batch" else 1]
+    case.hit()
+    case.cluster.power_off(lost)
+    case.restart()
+    assert lost not in case.nodes()
+    trained_after(case, f"power off in a step ({which} node)", survival, undisturbed)
+    assert case.steps_lost() <= EVERY_STEPS
+    assert lost in {event["node"] for event in case.events("blame")}
+
+
+def test_a_node_that_loses_power_in_a_save_leaves_no_half_checkpoint(new_case, undisturbed, survival) -> None:
+    case = new_case("power-save").submit("train_2node")
+    case.reach(EVERY_STEPS + 1)
+    lost = case.nodes()[1]
+    case.in_a_save(2 * EVERY_STEPS)
+    case.cluster.power_off(lost)
+    case.hit()
+    case.restart()
+    trained_after(case, "power off in a save", survival, undisturbed)
+    assert case.steps_lost() <= EVERY_STEPS
+
+
+def test_a_node_that_loses_power_in_start_up_is_replaced(new_case, undisturbed, survival) -> None:
+    case = new_case("power-start").submit("train_2node")
+    node = case.in_start_up()
+    case.hit()
+    case.cluster.power_off(node)
+    case.restart()
+    trained_after(case, "power off in start-up", survival, undisturbed)
+
+
+def test_a_node_that_is_cut_off_is_replaced_and_comes_back(new_case, undisturbed, survival) -> None:
+    case = new_case("cut").submit("train_2node")
+    case.reach(8)
+    lost = case.nodes()[1]
+    case.hit()
+    case.cluster.cut(lost)
+    time.sleep(30)
+    case.cluster.reconnect(lost)
+    case.restart()
+    trained_after(case, "network cut for 30 s", survival, undisturbed)
+    wait_until(lambda: case.cluster.node_state(lost) == "idle", 60, lambda: f"{lost} does not come back")
+
+
+def test_a_short_cut_of_the_network_costs_only_its_time(new_case, undisturbed, survival) -> None:
+    case = new_case("cut-short").submit("train_2node")
+    case.reach(8)
+    case.hit()
+    lost = case.nodes()[1]
+    case.cluster.cut(lost)
+    time.sleep(3)
+    case.cluster.reconnect(lost)
+    trained_after(case, "network cut for 3 s", survival, undisturbed, "went on")
+    assert case.cluster.job(case.job).restarts == 0
+
+
+def test_a_killed_rank_ends_all_and_blames_its_node(new_case, undisturbed, survival) -> None:
+    case = new_case("killed").submit("train_2node")
+    case.reach(8)
+    node = case.nodes()[1]
+    case.hit()
+    os.kill(case.ranks(node)[0], signal.SIGKILL)
+    case.restart()
+    trained_after(case, "one rank killed (kill -9)", survival, undisturbed)
+    assert {event["node"] for event in case.events("blame")} == {node}
+    assert case.steps_lost() <= EVERY_STEPS
+
+
+def test_a_frozen_rank_is_named_and_the_run_goes_on(new_case, undisturbed, survival) -> None:
+    case = new_case("frozen").submit("train_2node", "training.hang_minutes=0.5")
+    case.reach(8)
+    node = case.nodes()[1]
+    case.hit()
+    os.kill(case.ranks(node)[0], signal.SIGSTOP)
+    case.restart(timeout=300)
+    trained_after(case, "one rank frozen (SIGSTOP), hang_minutes 0.5", survival, undisturbed)
+    assert {event["node"] for event in case.events("blame")} == {node}
+
+
+def test_a_full_disk_stops_with_the_reason_and_goes_on_once_there_is_room(
+    new_case, cluster, undisturbed, survival
+) -> None:
+    case = new_case("full-disk")
+    filler = cluster.small_disk / "filler"
+    filler.write_bytes(bytes(34_000_000))  # of 48 MB: room for one checkpoint of 10 MB
+    case.submit("train_2node", run_folder=cluster.small_disk / "train")
+    job = case.end()
+    assert (job.state, job.restarts) == ("FAILED", 0)
+    stopped = case.log.read_text().splitlines()[-1]
+    assert stopped.startswith("ERROR attempt")
+    survival.add("scratch disk full", f"stopped: {stopped[:160]}", None, None)
+    filler.unlink()
+    case.submit("train_2node", run_folder=cluster.small_disk / "train").end()
+    case.assert_trained(undisturbed.losses())
+
+
+@pytest.fixture(autouse=True)
+def small_disk_is_empty(whole_cluster) -> Iterator[None]:
+    yield
+    whole_cluster.empty_small_disk()
