@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -141,29 +140,3 @@ def find_token(folder: Path, name: str, token: str, *, patience_seconds: float =
         where=str(folder),
         mend="Set run_folder to a file system that all nodes share, and mount it on this node.",
     )
-
-
-def build_once(builder: Any, *, patience_seconds: float) -> float:
-    """Load a compiled part of DeepSpeed, which builds it where nobody has; return the seconds.
-
-    PyTorch waits for ever for a lock that a killed build has left behind, so it is looked at first. Raises
-    ``RunError`` where it stays, or the build fails.
-    """
-    from torch.utils.cpp_extension import _get_build_directory
-
-    started = time.monotonic()
-    lock = Path(_get_build_directory(builder.name, verbose=False), "lock")
-    while lock.exists():
-        if time.monotonic() - started > patience_seconds:
-            mend = "If no other job is building, a killed one has left it behind: delete it."
-            raise RunError(f"DeepSpeed's {builder.name} is locked by another build", where=str(lock), mend=mend)
-        time.sleep(_LOOK_EVERY_SECONDS)
-    try:
-        builder.load(verbose=False)
-    except (RuntimeError, ImportError, OSError, subprocess.SubprocessError) as error:
-        told = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        mend = "Install g++ and Python.h on this node (apt-get install g++ python3-dev)."
-        raise RunError(
-            f"DeepSpeed's {builder.name} can't be built: {told}", where=str(lock.parent), mend=mend
-        ) from None
-    return time.monotonic() - started

@@ -47,6 +47,7 @@ CHECKS: tuple[Callable[[Scene], Row], ...] = (
     save_and_load,
 )
 _MEETING_SECONDS = 50.0
+_COMPILING_SECONDS = 100.0  # on a CPU the first rank of a machine may have to, while the others wait
 _CHECK_SECONDS = 30.0  # some have several times that
 _GROUP_TIMEOUT_MINUTES = 5.0  # never reached: the deadline of the check ends all before, and says why
 
@@ -58,7 +59,7 @@ def preflight(loaded: LoadedConfig, who: ClusterInfo, floors: Floors) -> int:
     backend = choose_backend(loaded.config, who)
     # values travel by gloo: a node whose NCCL is broken must still be able to say so
     group = "cpu:gloo,cuda:nccl" if backend.device.type == "cuda" else "gloo"
-    timer = meeting_timer(who, _MEETING_SECONDS)
+    timer = meeting_timer(who, _MEETING_SECONDS + (group == "gloo") * _COMPILING_SECONDS)
     with process_group(who, group, _GROUP_TIMEOUT_MINUTES):
         timer.cancel()
 

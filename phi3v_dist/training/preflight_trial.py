@@ -5,7 +5,6 @@ Enters: a ``Scene`` whose shards, model folder and run folder are good. Leaves: 
 
 import math
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -13,15 +12,13 @@ from statistics import median
 import numpy as np
 import torch
 
-from phi3v_dist.cluster import hardware
+from phi3v_dist.cluster.compiled import load_compiled_parts
 from phi3v_dist.errors import CheckpointError, HardwareError, RunError
 from phi3v_dist.shards.read import ShardReader
 from phi3v_dist.training import trial
 from phi3v_dist.training.preflight_scene import BYTES_PER_PARAMETER, PROBE, Scene, in_gb
 from phi3v_dist.training.preflight_verdict import Fault, Row, faults_of, values_of
 
-_BUILD_PATIENCE = 5.0
-_LOCK_SECONDS = 90.0
 _TRIAL_PATIENCE = 3.0
 _MOST_SAMPLES = 64
 _SAME_LOSS_SHARE = 0.02  # the same pack on two GPUs; a GPU that calculates wrongly is off by more, or not at all
@@ -29,32 +26,15 @@ _LOOK = "Look at its GPU (nvidia-smi, dmesg) and leave it out (sbatch --exclude)
 
 
 def compiled_parts(scene: Scene) -> Row:
-    """Build what DeepSpeed compiles, once: rank 0 first, then a rank of each other node, which finds it or has to."""
-    name, who = "compiled parts", scene.who
+    """What DeepSpeed compiles is there on every rank. It was built, or found, as the backend was chosen."""
+    name = "compiled parts"
     if scene.backend.device.type == "cuda":
         return Row(name, "", skipped="none are needed: the optimizer kernel is PyTorch's")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
-    builder = ShareMemCommBuilder()
-    if not builder.is_compatible():
-        return Row(name, "", skipped="DeepSpeed can't use them here and does without")
-    seconds: list[float] = []
-    for turn, mine in (
-        ("rank 0", who.is_rank_0),
-        ("other nodes", who.rank_of_node == 0 and not who.is_rank_0),
-        ("other ranks", who.rank_of_node > 0),
-    ):
-
-        def build(mine: bool = mine) -> float:
-            return hardware.build_once(builder, patience_seconds=_LOCK_SECONDS) if mine else 0.0
-
-        answers = scene.panel.ask(f"{name} of {turn}", build, _BUILD_PATIENCE)
-        seconds += [value for _, value in values_of(answers)]
-        if faults := faults_of(answers):
-            scene.no_trial = "DeepSpeed's compiled parts are missing"
-            return Row(name, "not there", "built or found", faults)
-    return Row(name, f"{builder.name} in {max(seconds):.1f} s", "built or found")
+    answers = scene.panel.ask(name, load_compiled_parts)
+    if faults := faults_of(answers):
+        scene.no_trial = "DeepSpeed's compiled parts are missing"
+        return Row(name, "not there", "built or found", faults)
+    return Row(name, f"found in {values_of(answers)[0][1].parent}", "built or found")
 
 
 def trial_step(scene: Scene) -> Row:
