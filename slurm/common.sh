@@ -17,7 +17,8 @@ load_site() {
     # shellcheck source=slurm/site.env
     source "$file"
     after=$(env | grep '^SBATCH_' | sort)
-    [ "$before" = "$after" ] ||
+    # With --export=NONE nothing can be compared: what sbatch was told has not come along.
+    [ "$before" = "$after" ] || [ -n "${SLURM_EXPORT_ENV:-}" ] ||
         fail "$file: the job was submitted without what it says (found '${before//$'\n'/ }')." \
             "source $file, then sbatch again."
     for module in $MODULES; do
@@ -33,15 +34,13 @@ set_up() {
     cpus_per_task=${CPUS_PER_TASK:-$((cpus > 0 ? cpus : 1))}
     rank_python=("$PYTHON")
     [ ${#CONTAINER[@]} -eq 0 ] || rank_python=("${CONTAINER[@]}" "$PYTHON_IN_CONTAINER")
-
     # Ranks meet on the job's first node; jobs that share it have other ports.
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-    MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
-    export MASTER_ADDR MASTER_PORT
-    # Ranks save in time before the job's end by themselves. No limit, no end.
+    export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
+    # Ranks save in time before the job's end by themselves; 0: there is no limit.
     PHI3V_JOB_END=$(date --date "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)" +%s 2>/dev/null)
-    if [ -n "$PHI3V_JOB_END" ]; then export PHI3V_JOB_END; else unset PHI3V_JOB_END; fi
-
+    export PHI3V_JOB_END="${PHI3V_JOB_END:-0}"
+    export SLURM_EXPORT_ENV=ALL # what is exported here reaches every rank, also after sbatch --export=…
     # Threads of a rank: on a GPU the work is elsewhere, and loader processes want the other CPUs.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((GPUS_PER_NODE > 0 ? 4 : cpus_per_task))}"
     export TOKENIZERS_PARALLELISM=false # the loader's processes are the parallelism
@@ -49,7 +48,7 @@ set_up() {
     export PYTHONUNBUFFERED=1           # a killed rank's last lines are in the log
     # Grows and shrinks with packs of other lengths, without fragments.
     export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
-    export TRITON_CACHE_DIR="$SCRATCH/triton-$USER"
+    export TRITON_CACHE_DIR="$SCRATCH/triton-$UID"
     export NCCL_DEBUG="${NCCL_DEBUG:-WARN}" # into one file per rank, see train
     if [ -n "$NETWORK_INTERFACE" ]; then
         export NCCL_SOCKET_IFNAME="$NETWORK_INTERFACE" GLOO_SOCKET_IFNAME="$NETWORK_INTERFACE"
@@ -71,8 +70,8 @@ read_arguments() {
     [ "${config[0]:-}" = --config ] || fail "recipe: none given (found '$*'). sbatch … recipe=launch/recipes/NAME.yaml"
 }
 
-# Run a command as one task per rank and wait; code: what srun returned. -K1: a failing rank ends all.
-# Every task sees all GPUs of its node (NCCL wants that), and takes the one of its number.
+# Run a command as one task per rank and wait; code: what srun returned. -K1: a failing rank ends all. Every task sees
+# all GPUs of its node (NCCL wants that), and takes the one of its number.
 run_step() {
     local gpus=()
     [ "$GPUS_PER_NODE" -eq 0 ] || gpus=(--gpus-per-node="$GPUS_PER_NODE")
@@ -86,8 +85,10 @@ run_step() {
     srun_pid=
 }
 
-# The warning before the time limit or preemption reaches this script alone: hand it on to every rank.
+# The warning before the time limit or preemption reaches this script alone: hand it on to every rank, once, as a second
+# one would end them in their save.
 on_usr1() {
+    [ -z "$asked" ] || return 0
     asked=yes
     echo "$(date +%T) asked to stop: ranks save and end, then the job goes on later"
     [ -z "$srun_pid" ] || kill -USR1 "$srun_pid" 2>/dev/null
@@ -131,11 +132,10 @@ train() {
     2) exit 2 ;;
     *) [ -n "$asked" ] || exit 1 ;; # a signal ended it: below nothing starts
     esac
-    export NCCL_DEBUG_FILE
-    NCCL_DEBUG_FILE="$(cat "$told")/logs/nccl-%h-%p.log"
+    NCCL_DEBUG_FILE="$(cat "$told")/logs/nccl-%h-%p.log" && export NCCL_DEBUG_FILE
     if [ "$PREFLIGHT" = yes ] && [ -f launch/preflight.py ] && [ -z "$asked" ]; then
-        run_step "${rank_python[@]}" launch/preflight.py --floor-node "$MIN_NODE_BANDWIDTH_GBPS" \
-            --floor-network "$MIN_NETWORK_BANDWIDTH_GBPS" "${config[@]}"
+        run_step "${rank_python[@]}" launch/preflight.py "${config[@]}" \
+            --floor-node "$MIN_NODE_BANDWIDTH_GBPS" --floor-network "$MIN_NETWORK_BANDWIDTH_GBPS"
         [ "$code" -eq 0 ] || [ -n "$asked" ] || { finish "$code" --preflight; exit "$end_code"; }
     fi
     [ -n "$asked" ] || run_step "${rank_python[@]}" launch/train.py "${config[@]}"

@@ -186,13 +186,21 @@ class Case:
 
     def steps_lost(self) -> int:
         """Steps that were done more than once."""
-        return len({line["step"] for line in read_metrics(self.run_folder / REPLAYED_FILE)})
+        return len({line["step"] for line in self.replayed()})
+
+    def replayed(self) -> list[dict[str, Any]]:
+        """First doings of steps that were done again."""
+        return read_metrics(self.run_folder / REPLAYED_FILE)
 
     def seconds_lost(self) -> float:
-        """From the fault until the first step was done that had not been done before it, less a step's usual time."""
-        later = [line for line in self.steps() if line["step"] > self.fault_step]
-        usual = sorted(line["step_seconds"] for line in self.steps())[len(self.steps()) // 2]
-        return later[0]["time"] - self.fault_time - usual
+        """From the fault until the run did its first step that it had not done before, less a step's usual time."""
+        again = [event["time"] for event in self.events("begin") if event["time"] > self.fault_time]
+        resumed = again[-1] if again else self.fault_time
+        lines = self.steps()
+        before = [line["step"] for line in (*lines, *self.replayed()) if line["time"] <= resumed]
+        first = next(line for line in lines if line["time"] > resumed and line["step"] > max(before, default=0))
+        usual = sorted(line["step_seconds"] for line in lines)[len(lines) // 2]
+        return first["time"] - self.fault_time - usual
 
     def errors(self) -> list[str]:
         """Lines of the job's log that say why something ended."""

@@ -48,6 +48,14 @@ def test_a_site_file_that_was_sourced_decides_the_partition(new_case, cluster) -
     assert "submitted without" not in case.log.read_text()
 
 
+def test_ranks_get_the_settings_of_the_job_whatever_sbatch_exports(new_case) -> None:
+    extra = "CONTAINER=(bash -c 'echo rank meets at $MASTER_ADDR; exit 2' -)\nexport SBATCH_PARTITION=nograce"
+    case = new_case("export").submit("train_2node", slurm=("--export=PHI3V_SITE_ENV",), extra=extra)
+    case.cluster.wait_for(case.job, "RUNNING", "PENDING", restarts=1, timeout=60)
+    case.cluster.command("scancel", case.job)
+    assert "rank meets at n1" in case.log.read_text()
+
+
 def test_a_finished_run_is_not_started_again(new_case) -> None:
     case = new_case("finished")
     case.run_folder.mkdir()

@@ -69,8 +69,8 @@ def test_preemption_without_grace_resumes(new_case, undisturbed, survival) -> No
 
 
 def test_ranks_stop_before_the_time_limit_without_a_warning(new_case, undisturbed, survival) -> None:
-    # WINCH does nothing: no warning, the ranks know the end from Slurm alone
-    case = new_case("limit").submit("train_2node", slurm=("--time=2", "--signal=B:WINCH@1"))
+    # URG does nothing: no warning, the ranks know the end from Slurm alone
+    case = new_case("limit").submit("train_2node", slurm=("--time=2", "--signal=B:URG@1"))
     case.reach(8)
     case.pause_until(95)
     case.hit()
@@ -83,7 +83,7 @@ def test_ranks_stop_before_the_time_limit_without_a_warning(new_case, undisturbe
 
 
 def test_a_time_limit_that_ranks_cannot_obey_requeues_all_the_same(new_case, undisturbed, survival) -> None:
-    case = new_case("limit-frozen").submit("train_2node", slurm=("--time=1", "--signal=B:WINCH@1"))
+    case = new_case("limit-frozen").submit("train_2node", slurm=("--time=1", "--signal=B:URG@1"))
     os.kill(case.ranks(case.in_start_up())[0], signal.SIGSTOP)
     case.hit()
     case.cluster.wait_for(case.job, "PENDING", "COMPLETING", "RUNNING", restarts=1, timeout=300)
