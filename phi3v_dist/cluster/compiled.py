@@ -10,13 +10,17 @@ import os
 import sys
 from pathlib import Path
 
+from phi3v_dist.errors import HardwareError
 from phi3v_dist.files import locked
 
 _TORCHS_LOCK = "lock"
 
 
 def load_compiled_parts() -> Path:
-    """Load DeepSpeed's CPU communication, compiled by the first process that asks (half a minute); its folder."""
+    """Load DeepSpeed's CPU communication, compiled by the first process that asks (half a minute); its folder.
+
+    Raises ``HardwareError`` where it can't be compiled.
+    """
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # ninja
     if os.access(sys.prefix, os.W_OK):
         os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
@@ -27,7 +31,14 @@ def load_compiled_parts() -> Path:
     folder = Path(_get_build_directory(builder.name, verbose=False))
     with locked(folder / ".loading"):
         (folder / _TORCHS_LOCK).unlink(missing_ok=True)
-        builder.load(verbose=False)
+        try:
+            builder.load(verbose=False)
+        except (RuntimeError, OSError) as error:
+            raise HardwareError(
+                f"DeepSpeed's CPU communication can't be compiled ({str(error).splitlines()[0]})",
+                where=str(folder),
+                mend="Install g++ and Python's headers, then: python -m phi3v_dist.cluster.compiled",
+            ) from error
     return folder
 
 

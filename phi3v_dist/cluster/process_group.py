@@ -29,6 +29,8 @@ def process_group(who: ClusterInfo, backend: str, timeout_minutes: float) -> Ite
     """
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(who.rank), str(who.num_ranks)
     os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"] = str(who.rank_of_node), str(who.ranks_per_node)
+    # DeepSpeed's CPU communication takes all ranks for local ones without it, and shares memory with them.
+    os.environ["LOCAL_SIZE"] = str(who.ranks_per_node)
     os.environ["MASTER_ADDR"] = who.master_addr
     os.environ["MASTER_PORT"] = str(who.master_port or free_port())
     dist.init_process_group(
