@@ -4,6 +4,7 @@ Each test hits a training job on the virtual cluster, and writes its line into t
 """
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -205,9 +206,11 @@ def test_a_full_disk_stops_with_the_reason_and_goes_on_once_there_is_room(
     case.submit("train_2node", run_folder=cluster.small_disk / "train")
     job = case.end()
     assert (job.state, job.restarts) == ("FAILED", 0)
-    stopped = case.log.read_text().splitlines()[-1]
+    stopped = case.errors()[-1]
     assert stopped.startswith("ERROR attempt")
-    survival.add("scratch disk full", f"stopped: {stopped[:160]}", None, None)
+    needed = re.search(r"the next checkpoint needs [\d.]+ GB and this disk has [\d.]+ GB free", stopped)
+    assert needed, stopped
+    survival.add("scratch disk full", f"stopped: {needed[0]}", None, None)
     filler.unlink()
     case.submit("train_2node", run_folder=cluster.small_disk / "train").end()
     case.assert_trained(undisturbed.losses())
@@ -224,7 +227,8 @@ def test_preflight_looks_first_and_training_follows(new_case, undisturbed) -> No
     assert case.end().state == "COMPLETED"
     case.assert_trained(undisturbed.losses())
     text = case.log.read_text()
-    assert text.index("preflight: nothing is wrong") < text.index("2 ranks on 2 nodes, started by srun")
+    looked, began = text.index("preflight of 2 ranks on 2 nodes: nothing is wrong"), text.index("started by srun")
+    assert looked < began
 
 
 def test_a_preflight_that_fails_stops_or_leaves_out_the_node_it_names(new_case, survival) -> None:
