@@ -12,7 +12,7 @@ from phi3v_dist.training.requeue import begin_job, end_job
 FINISHED_ALREADY = 3
 EXAMPLE = (
     "exit code 0: go on; 2: a person must act, said in one line; 3 (begin): the run is finished already\n\n"
-    "example, inside a job:\n  python launch/job.py begin --config shop.yaml training.learning_rate=1e-5"
+    "example:\n  python launch/job.py begin --config launch/recipes/demo_cpu.yaml training.learning_rate=1e-5"
 )
 
 

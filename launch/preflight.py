@@ -12,7 +12,9 @@ from phi3v_dist.console import run_command
 from phi3v_dist.errors import UserError
 from phi3v_dist.training.farewell import farewell
 
-EXAMPLE = "example:\n  srun python launch/preflight.py --config shop.yaml --floor-node 300 --floor-network 150"
+EXAMPLE = (
+    "example:\n  deepspeed --num_gpus 2 launch/preflight.py --config launch/recipes/demo_cpu.yaml --floor-node 0.1"
+)
 SECONDS_FOR_THE_OTHER_TO_SPEAK = 20.0
 
 

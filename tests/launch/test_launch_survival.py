@@ -67,7 +67,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_keeps_what_was_saved(small_d
         with faulty_run(small_demo, disk / "run", "none:-1:0", *options) as (done, lines, _, events):
             assert done.returncode == 2
             assert len(lines) == 1
-            assert "MB" in lines[0] and str(disk) in lines[0]
+            assert "GB free" in lines[0] and str(disk) in lines[0]
             assert [event["code"] for event in events if event["event"] == "verdict"] == [2]
         saved = sorted(path.name for path in (disk / "run/checkpoints").glob("step-*/COMPLETE.json"))
         assert saved

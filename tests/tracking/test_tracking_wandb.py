@@ -165,7 +165,8 @@ def _without_wandb(mode, folder, state):
     told = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
     return subprocess.run(
         [sys.executable, "-c", UNREACHABLE, mode, str(folder), state],
-        env=os.environ | told,
+        # without it a service of its own: the one of the test process is named there
+        env={name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"} | told,
         capture_output=True,
         text=True,
         timeout=120,
