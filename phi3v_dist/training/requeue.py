@@ -37,7 +37,7 @@ def begin_job(run_folder: Path, job: SlurmJob, most_attempts: int) -> bool:
         attempts.tell_end(run_folder, job.attempt, decision, step=step, srun_code=None)
     if decision.action == "stop":
         mend = f"scancel {others[0]}, or give another run_folder." if others else f"{_AGAIN}."
-        raise RunError(decision.reason, where=str(run_folder), mend=mend)
+        raise RunError(decision.reason.rstrip("."), where=str(run_folder), mend=mend)
     say(f"attempt {job.attempt} on {len(job.nodes)} nodes, {run_folder}: {decision.reason}")
     return decision.action == "start"
 
@@ -60,7 +60,7 @@ def end_job(
     )
     attempts.tell_end(run_folder, job.attempt, decision, step=_saved_step(run_folder), srun_code=srun_code)
     if decision.action == "stop":
-        raise RunError(decision.reason, where=f"attempt {job.attempt}", mend=f"{_AGAIN}.")
+        raise RunError(decision.reason.rstrip("."), where=f"attempt {job.attempt}", mend=f"{_AGAIN}.")
     say(f"attempt {job.attempt} ends: {decision.action} ({decision.reason})")
     if decision.action == "requeue":
         if ending != "requeued" and not slurm.requeue(job.job_id):

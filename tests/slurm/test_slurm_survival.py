@@ -243,3 +243,21 @@ def test_a_preflight_that_fails_stops_or_leaves_out_the_node_it_names(new_case, 
     assert decisions.count("requeue") == len(blamed)
     what = "requeued without the node it names" if blamed else "stopped, as no single node is to blame"
     survival.add("network below the floor, seen by preflight", what, None, None)
+
+
+def test_a_node_that_preflight_finds_bad_is_left_out_at_once(new_case, survival) -> None:
+    case = new_case("bad-node")
+    other = case.folder / "other/transformers-9.9.9.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 9.9.9\n")
+    change = f"[ $SLURMD_NODENAME != n2 ] || export PYTHONPATH={other.parent}:$PYTHONPATH"
+    container = f"CONTAINER=(bash -c '{change}; exec \"$@\"' -)\nPYTHON_IN_CONTAINER=$PYTHON"
+    # of three nodes, two against one tell which is the bad one
+    case.submit("train_2node", slurm=("--nodes=3",), preflight="yes", extra=container)
+    case.hit()
+    assert case.end().state == "COMPLETED"
+    case.assert_trained()
+    survival.add("a node with other software", "left out, requeued, trained", case.seconds_lost(), 0)
+    assert [event["node"] for event in case.events("blame")] == ["n2"]
+    assert "left out from the next attempt: n2" in case.log.read_text()
+    assert case.cluster.job(case.job).fields["ExcNodeList"] == "n2"
