@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,6 +65,7 @@ class PackLoader:
             pin_memory=device_pin,
             **several,
         )
+        self._end = weakref.finalize(self, _end_processes, self._loader)
 
     def steps(self, first_step: int, last_step: int) -> Iterator[tuple[StepPlan, Iterator[Batch]]]:
         """Yield (step, its batches of this rank) for ``first_step`` ≤ step < ``last_step``.
@@ -82,8 +84,8 @@ class PackLoader:
                 pass
 
     def close(self) -> None:
-        """End the loader processes; no step can be asked for afterwards."""
-        del self._loader  # its processes end with it
+        """End the loader processes; no step can be asked for afterwards. Otherwise they end with this object."""
+        self._end()
 
     def _packs(self, first_step: int, last_step: int) -> Iterator[Numbers | None]:
         """This rank's packs in order; asked ahead of the batches by the DataLoader."""
@@ -138,6 +140,15 @@ def _iterate(loader: DataLoader) -> Iterator:
     made = iter(loader)
     signal.signal(signal.SIGCHLD, handler)
     return made
+
+
+def _end_processes(loader: DataLoader) -> None:
+    """They ignore the signal by which Python would end them, and it would wait for them for ever at its own end."""
+    made = loader._iterator
+    if made is not None:
+        made._shutdown_workers()
+        for process in made._workers:
+            process.kill()
 
 
 def _start_worker(_: int) -> None:

@@ -1,5 +1,6 @@
 """The loader: the plan's packs in the plan's order on every number of ranks and processes, damage named."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -104,3 +105,18 @@ def test_waiting_is_measured(make_loader: Callable):
     loader = make_loader()
     _read(loader, 0, 2)
     assert loader.wait_seconds > 0
+
+
+def test_loader_processes_end_with_the_loader_though_they_ignore_the_stop_signals(make_loader: Callable):
+    before = multiprocessing.active_children()
+    loader = make_loader(workers=2)
+    _read(loader, 0, 1)
+    processes = [child for child in multiprocessing.active_children() if child not in before]
+    assert len(processes) == 2
+    for process in processes:
+        process.terminate()  # as Slurm does to all of a task
+    assert _read(loader, 1, 3)
+    loader.close()
+    for process in processes:
+        process.join(10)
+    assert [process.is_alive() for process in processes] == [False] * len(processes)
