@@ -144,7 +144,7 @@ def _iterate(loader: DataLoader) -> Iterator:
 
 def _end_processes(loader: DataLoader) -> None:
     """They ignore the signal by which Python would end them, and it would wait for them for ever at its own end."""
-    made = loader._iterator
+    made: Any = loader._iterator  # torch has no public way
     if made is not None:
         made._shutdown_workers()
         for process in made._workers:
