@@ -20,7 +20,6 @@ from phi3v_dist.cluster.process_group import free_port
 SHORT = ("tracking.wandb=disabled", "evaluation.every_steps=0", "packing.packs_per_step=4", "training.steps=6")
 HANG_SECONDS = 12
 LONGEST_END_SECONDS = 90  # of a run whose whole start and steps take 15 s on a quiet machine
-RUNS = 30
 
 
 @contextmanager
@@ -75,17 +74,19 @@ def test_a_full_disk_ends_the_run_with_one_line_and_keeps_what_was_saved(small_d
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_finished_run_ends_with_0_each_time(small_demo, tmp_path):
+# thirty take minutes: make slurm-test has them
+@pytest.mark.parametrize("runs", [4, pytest.param(30, marks=[pytest.mark.slurm, pytest.mark.timeout(900)])])
+def test_a_finished_run_ends_with_0_each_time(small_demo, tmp_path, runs):
     options = ("tracking.wandb=disabled", "evaluation.every_steps=0", "training.steps=1", "checkpoints.every_steps=9")
     words = small_demo.recipe(tmp_path, *options)
     done = subprocess.run(
-        [sys.executable, "tests/launch/many_runs.py", str(RUNS), str(tmp_path), *words],
+        [sys.executable, "tests/launch/many_runs.py", str(runs), str(tmp_path), *words],
         cwd=REPOSITORY,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=880,
         check=False,
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0]] * RUNS, done.stderr[-2000:]
-    assert len(list(tmp_path.glob("*/FINISHED"))) == RUNS
+    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0]] * runs, done.stderr[-2000:]
+    assert len(list(tmp_path.glob("*/FINISHED"))) == runs
