@@ -30,6 +30,7 @@ _GONE_SECONDS = 15.0  # without one, whatever time is left
 _LOOK_SECONDS = 3.0
 _ENDS = "preflight/ends"  # set by the rank that speaks
 _STORE_ANSWERS_SECONDS = 5.0
+_STORE_STAYS_SECONDS = 1.0  # after the line: it ends with rank 0, and others whose time is over now would speak too
 _CONNECT = timedelta(seconds=30)
 _NO_ANSWER = "doesn't answer any more (killed, frozen, or cut off)"
 _MEND = "The same command may work on other nodes; look at this one: dmesg, nvidia-smi, its network."
@@ -168,6 +169,7 @@ class Deadline:
         with contextlib.suppress(Exception):  # what it writes to may be what is broken
             self._on_end({mark.node for mark in guilty}, line)
         print(f"{LostRankError.label} preflight: {line}. {_MEND}", file=sys.stderr, flush=True)
+        time.sleep(_STORE_STAYS_SECONDS)
         time.sleep(4 * _BEAT_SECONDS)  # all see that somebody has spoken, before the store may end with this process
         _end()
 
