@@ -30,7 +30,6 @@ _GONE_SECONDS = 15.0  # without one, whatever time is left
 _LOOK_SECONDS = 3.0
 _ENDS = "preflight/ends"  # set by the rank that speaks
 _STORE_ANSWERS_SECONDS = 5.0
-_STORE_STAYS_SECONDS = 1.0  # after the line: it ends with rank 0, and others whose time is over now would speak too
 _CONNECT = timedelta(seconds=30)
 _NO_ANSWER = "doesn't answer any more (killed, frozen, or cut off)"
 _MEND = "The same command may work on other nodes; look at this one: dmesg, nvidia-smi, its network."
@@ -56,6 +55,7 @@ class Deadline:
         self._place, self._number = "start", 0
         self._until = time.monotonic() + seconds
         self._stopped, self._others_speak = threading.Event(), False
+        self._explaining = threading.Event()  # the heart beats on meanwhile, or whoever speaks would call it silent
         self._beats, self._looks = self._connect(), self._connect()  # a connection serves one thread at a time
         for watch in (self._beat, self._watch):
             threading.Thread(target=watch, name="deadline", daemon=True).start()
@@ -100,10 +100,10 @@ class Deadline:
         beats: dict[int, int] = {}
         heard: dict[int, float] = {}
         looked = 0.0
-        while not self._stopped.wait(_BEAT_SECONDS):
+        while not self._stopped.wait(_BEAT_SECONDS) and not self._explaining.is_set():
             now, marks = time.monotonic(), None
             with contextlib.suppress(_NoAnswerError):
-                if _within(lambda: self._looks.check([_ENDS])):
+                if _within(lambda: self._looks.check([_ENDS])) and not self._explaining.is_set():
                     self._end_behind_another()
                 if looks and now - looked > _LOOK_SECONDS:
                     looked, marks = now, _within(self._marks)
@@ -150,7 +150,7 @@ class Deadline:
 
     def _let_the_first_speak(self) -> None:
         """Return on one rank, the first that comes; the others end. Without a store on one rank of each node."""
-        self._stopped.set()
+        self._explaining.set()
         try:
             if self._others_speak:
                 self._end_behind_another()
@@ -169,7 +169,6 @@ class Deadline:
         with contextlib.suppress(Exception):  # what it writes to may be what is broken
             self._on_end({mark.node for mark in guilty}, line)
         print(f"{LostRankError.label} preflight: {line}. {_MEND}", file=sys.stderr, flush=True)
-        time.sleep(_STORE_STAYS_SECONDS)
         time.sleep(4 * _BEAT_SECONDS)  # all see that somebody has spoken, before the store may end with this process
         _end()
 
