@@ -37,9 +37,9 @@ set_up() {
     # Ranks meet on the job's first node; jobs that share it have other ports.
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
-    # Ranks save in time before the job's end by themselves; 0: there is no limit.
-    PHI3V_JOB_END=$(date --date "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)" +%s 2>/dev/null)
-    export PHI3V_JOB_END="${PHI3V_JOB_END:-0}"
+    # Ranks save before the job's end by themselves. 0: no limit, or no answer (of which date would make midnight).
+    export PHI3V_JOB_END=0 && local job_end && job_end=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)
+    [ -z "$job_end" ] || PHI3V_JOB_END=$(date --date "$job_end" +%s 2>/dev/null || echo 0)
     export SLURM_EXPORT_ENV=ALL # what is exported here reaches every rank, also after sbatch --export=…
     # Threads of a rank: on a GPU the work is elsewhere, and loader processes want the other CPUs.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((GPUS_PER_NODE > 0 ? 4 : cpus_per_task))}"
