@@ -1,21 +1,15 @@
 """Check nodes, paths, network and a cut-down model before training: started like launch/train.py, under a minute."""
 
 import argparse
-import os
-import sys
-import time
 from pathlib import Path
 
-from phi3v_dist.cluster.who import ClusterInfo, who_am_i
+from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import load_config
-from phi3v_dist.console import run_command
-from phi3v_dist.errors import UserError
-from phi3v_dist.training.farewell import farewell
+from phi3v_dist.training.farewell import be_a_rank, farewell
 
 EXAMPLE = (
     "example:\n  deepspeed --num_gpus 2 launch/preflight.py --config launch/recipes/demo_cpu.yaml --floor-node 0.1"
 )
-SECONDS_FOR_THE_OTHER_TO_SPEAK = 20.0
 
 
 def main(who: ClusterInfo) -> int:
@@ -37,23 +31,5 @@ def main(who: ClusterInfo) -> int:
         return preflight(loaded, who, Floors(node=args.floor_node, network=args.floor_network))
 
 
-def start() -> int:
-    """Run ``main`` as the rank that the launcher made this process; the exit code."""
-    who = who_am_i()
-    silent = False
-
-    def speaks(error: UserError) -> bool:
-        nonlocal silent
-        silent = error.said_elsewhere or (error.on_every_rank and not who.is_rank_0)
-        return not silent
-
-    code = run_command(lambda: main(who), speaks=speaks)
-    if silent:
-        time.sleep(SECONDS_FOR_THE_OTHER_TO_SPEAK)  # the launcher ends all ranks when the first ends
-    return code
-
-
 if __name__ == "__main__":
-    code = run_command(start)
-    sys.stdout.flush()
-    os._exit(code)  # a tidy end of Python could wait for ranks that are gone
+    be_a_rank(main)

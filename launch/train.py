@@ -1,19 +1,15 @@
 """Fine-tune Phi-3-Vision on packs of product documents: one GPU server, a Slurm cluster, or a CPU."""
 
 import argparse
-import os
-import sys
-import time
 from pathlib import Path
 
-from phi3v_dist.cluster.who import ClusterInfo, who_am_i
+from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import describe_config, list_recipes, load_config
-from phi3v_dist.console import run_command, say
-from phi3v_dist.errors import ConfigError, UserError
-from phi3v_dist.training.farewell import farewell
+from phi3v_dist.console import say
+from phi3v_dist.errors import ConfigError
+from phi3v_dist.training.farewell import be_a_rank, farewell
 
 EXAMPLE = "example:\n  deepspeed --num_gpus 2 launch/train.py --config launch/recipes/demo_cpu.yaml training.steps=100"
-SECONDS_FOR_THE_OTHER_TO_SPEAK = 20.0
 
 
 def main(who: ClusterInfo) -> None:
@@ -40,23 +36,5 @@ def main(who: ClusterInfo) -> None:
         train(loaded, who)
 
 
-def start() -> int:
-    """Run ``main`` as the rank that the launcher made this process; the exit code."""
-    who = who_am_i()
-    silent = False
-
-    def speaks(error: UserError) -> bool:
-        nonlocal silent
-        silent = error.said_elsewhere or (error.on_every_rank and not who.is_rank_0)
-        return not silent
-
-    code = run_command(lambda: main(who), speaks=speaks)
-    if silent:
-        time.sleep(SECONDS_FOR_THE_OTHER_TO_SPEAK)  # the launcher ends all ranks when the first ends
-    return code
-
-
 if __name__ == "__main__":
-    code = run_command(start)
-    sys.stdout.flush()
-    os._exit(code)  # a tidy end of Python could wait: for ranks that are gone, for a W&B that does not answer
+    be_a_rank(main)

@@ -28,7 +28,7 @@ from phi3v_dist.checkpoints.choose import (
     outdated,
 )
 from phi3v_dist.checkpoints.space import need_space, predicted_bytes
-from phi3v_dist.cluster.process_group import together
+from phi3v_dist.cluster.process_group import from_all_ranks, together
 from phi3v_dist.errors import CheckpointError
 from phi3v_dist.files import fsync_folder, write_json
 
@@ -61,7 +61,7 @@ def save_checkpoint(
     folder = checkpoints_folder(run_folder) / f"step-{step}"
     partial = folder.with_name(f".{folder.name}.partial")
     is_rank_0 = dist.get_rank() == 0
-    need_bytes = sum(_from_all_ranks(predicted_bytes(engine)))
+    need_bytes = sum(from_all_ranks(predicted_bytes(engine)))
     together(lambda: _make_room(partial, need_bytes) if is_rank_0 else None)
     files = _write(engine, partial)
     told = {
@@ -99,7 +99,7 @@ def _write(engine: Any, partial: Path) -> dict[str, WrittenFile]:
     finally:
         engine.checkpoint_engine = before
     together(lambda: _check(writer, partial))
-    return {name: file for written in _from_all_ranks(writer.written) for name, file in written.items()}
+    return {name: file for written in from_all_ranks(writer.written) for name, file in written.items()}
 
 
 def _check(writer: Any, partial: Path) -> None:
@@ -144,9 +144,3 @@ def _disk_faults(folder: Path, *, on_every_rank: bool = True) -> Iterator[None]:
         )
         fault.on_every_rank = on_every_rank
         raise fault from None
-
-
-def _from_all_ranks(value: Any) -> list[Any]:
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values

@@ -1,7 +1,7 @@
 """What a node is like, measured: software, clock, disk, a folder it shares with the others. Knows nothing of training.
 
 Enters: who this rank is, folders. Leaves: plain values of this rank, to be compared and judged by others
-(training/preflight_checks.py). GPUs are in hardware_gpu.py, the network in hardware_bandwidth.py.
+(training/preflight_nodes.py, preflight_files.py). GPUs are in hardware_gpu.py, the network in hardware_bandwidth.py.
 """
 
 import hashlib

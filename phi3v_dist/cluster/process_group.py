@@ -55,12 +55,17 @@ def together(action: Callable[[], Value]) -> Value:
         result = action()
     except UserError as caught:
         error = caught
-    errors: list[UserError | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(errors, error)
-    for met in errors:
+    for met in from_all_ranks(error):
         if met is not None:
             raise met
     return result  # type: ignore[return-value]
+
+
+def from_all_ranks(value: Value) -> list[Value]:
+    """Return every rank's picklable value, in their order, on every rank."""
+    values = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:

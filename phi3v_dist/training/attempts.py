@@ -26,7 +26,7 @@ from typing import Any, Literal
 from phi3v_dist.cluster.slurm import Ending
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.console import log
-from phi3v_dist.errors import StoppedError, UserError
+from phi3v_dist.errors import RunError, StoppedError, UserError
 from phi3v_dist.files import write_json
 
 ATTEMPTS = "attempts.jsonl"
@@ -57,6 +57,15 @@ def is_finished(run_folder: Path) -> bool:
 def mark_finished(run_folder: Path, step: int) -> None:
     """Say that the run is over; a later start does nothing."""
     write_json(run_folder / FINISHED, {"step": step})
+
+
+def make_run_folder(run_folder: Path) -> None:
+    """Make the folder that events are written to. Raises ``RunError``."""
+    try:
+        run_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"the run folder can't be made: {error.strerror}"
+        raise RunError(what, where=str(run_folder), mend="Set run_folder to a place that you may write to.") from None
 
 
 def tell_verdict(run_folder: str | Path, who: ClusterInfo, code: int, reason: str) -> None:

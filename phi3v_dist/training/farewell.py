@@ -1,19 +1,22 @@
 """How a rank ends: one line for the person, a verdict for the batch script.
 
-Enters: the exception that ended a rank. Leaves: an error to print, or silence, and an exit code. srun returns 143 for
-every failing job (facts: slurm.md), so each rank's verdict goes to ``attempts.jsonl`` of the run; it also tells ranks
-that merely lost their peer that somebody knows the reason already. A bug keeps its traceback in the rank's log.
+Enters: what a front of launch/ does on every rank. Leaves: the end of the process, after one line or silence. srun
+returns 143 for every failing job (facts: slurm.md), so each rank's verdict goes to ``attempts.jsonl`` of the run; it
+also tells ranks that merely lost a peer that somebody knows the reason. A bug's traceback stays in the rank's log.
 """
 
 import logging
+import os
 import re
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-from phi3v_dist.cluster.who import ClusterInfo
-from phi3v_dist.console import log
+from phi3v_dist.cluster.who import ClusterInfo, who_am_i
+from phi3v_dist.console import log, run_command
 from phi3v_dist.errors import LostRankError, RunError, UserError
 from phi3v_dist.training.attempts import read_events, tell_verdict
 
@@ -22,6 +25,7 @@ BUG_EXIT_CODE = 1
 _LOST = re.compile(r"gloo/|NCCL|Connection (closed|reset)|Broken pipe|Socket Timeout|[Tt]imed out", re.MULTILINE)
 _SECONDS_BETWEEN_RANKS = 0.1
 _LONGEST_WAIT_SECONDS = 10.0
+_SECONDS_FOR_THE_OTHER_TO_SPEAK = 20.0
 
 
 class BugError(RunError):
@@ -29,6 +33,32 @@ class BugError(RunError):
 
     exit_code = BUG_EXIT_CODE
     on_every_rank = False
+
+
+def be_a_rank(main: Callable[[ClusterInfo], int | None]) -> NoReturn:
+    """Run ``main`` as the rank that the launcher made this process, and end the process with its exit code."""
+    code = run_command(lambda: _run(main))
+    sys.stdout.flush()
+    os._exit(code)  # a tidy end of Python could wait: for ranks that are gone, for a W&B that does not answer
+
+
+def _run(main: Callable[[ClusterInfo], int | None]) -> int:
+    who = who_am_i()
+    silent = False
+
+    def speaks(error: UserError) -> bool:
+        nonlocal silent
+        silent = not _speaks(error, who)
+        return not silent
+
+    code = run_command(lambda: main(who), speaks=speaks)
+    if silent:
+        time.sleep(_SECONDS_FOR_THE_OTHER_TO_SPEAK)  # the launcher ends all ranks when the first ends
+    return code
+
+
+def _speaks(error: UserError, who: ClusterInfo) -> bool:
+    return not error.said_elsewhere and (who.is_rank_0 or not error.on_every_rank)
 
 
 @contextmanager
@@ -73,8 +103,7 @@ def _tell(error: UserError, run_folder: Path, who: ClusterInfo) -> None:
         error.said_elsewhere = any(
             event["event"] == "verdict" and event["attempt"] == who.attempt for event in read_events(run_folder)
         )
-    speaks = not error.said_elsewhere and (who.is_rank_0 or not error.on_every_rank)
-    if speaks and run_folder.is_dir():
+    if _speaks(error, who) and run_folder.is_dir():
         tell_verdict(run_folder, who, error.exit_code, str(error))
 
 

@@ -92,7 +92,8 @@ def _take_steps(run: Run) -> None:
 
 
 def _goes_on(run: Run, micro_step: int, batch: Batch) -> bool:
-    keys = [run.materials.index.row(number)["key"] for number in batch.samples.tolist() if number >= 0]
+    key_column = run.materials.index.table["key"]
+    keys = [key_column[number].as_py() for number in batch.samples.tolist() if number >= 0]
     # In the first step after a start kernels are compiled and the loader's processes begin.
     patience = PATIENCE if run.step == run.first_step else 1
     run.watchdog.at("training", step=run.step + 1, micro_step=micro_step, samples=keys, patience=patience)

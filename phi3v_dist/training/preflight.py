@@ -13,7 +13,7 @@ from pathlib import Path
 
 from phi3v_dist.cluster.deadline import Deadline, meeting_timer
 from phi3v_dist.cluster.hardware_gpu import GpuState, read_gpu
-from phi3v_dist.cluster.process_group import process_group
+from phi3v_dist.cluster.process_group import from_all_ranks, process_group
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import LoadedConfig
 from phi3v_dist.console import say
@@ -71,7 +71,7 @@ def preflight(loaded: LoadedConfig, who: ClusterInfo, floors: Floors) -> int:
         scene = Scene(loaded, who, backend, Panel(who, deadline), floors, gpu)
         try:
             rows = [_run(check, scene) for check in CHECKS]
-            scene.panel.tell(None)
+            from_all_ranks(None)
         except Exception as error:
             deadline.fail(error)
         if who.is_rank_0:
@@ -79,7 +79,7 @@ def preflight(loaded: LoadedConfig, who: ClusterInfo, floors: Floors) -> int:
             tell(rows, who, time.monotonic() - started)
             _write_down(_faults(rows), loaded.config.run_folder, who)
         deadline.at("the end")
-        scene.panel.tell(None)  # the others' exit codes must not end rank 0 while it speaks
+        from_all_ranks(None)  # the others' exit codes must not end rank 0 while it speaks
         deadline.close()
     return UserError.exit_code if _faults(rows) else 0
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from phi3v_dist.checkpoints.space import OPTIMIZER_BYTES
 from phi3v_dist.cluster import hardware
 from phi3v_dist.cluster.process_group import from_rank_0
 from phi3v_dist.documents.processor import DocumentProcessor
@@ -19,7 +20,7 @@ from phi3v_dist.model.folder import fingerprint, read_config, shapes_in
 from phi3v_dist.model.never_trained import frozen_names
 from phi3v_dist.shards.index import load_index
 from phi3v_dist.shards.read import DamagedSample, ShardReader
-from phi3v_dist.training.preflight_scene import BYTES_PER_PARAMETER, PROBE, Scene, in_gb
+from phi3v_dist.training.preflight_scene import PROBE, Scene, in_gb
 from phi3v_dist.training.preflight_verdict import Fault, Row, differences, faults_of, values_of
 
 _VISION = "model.vision_embed_tokens."
@@ -78,7 +79,7 @@ def free_disk(scene: Scene) -> Row:
         return Row("free disk", "", skipped="the number of parameters is not known")
     options = scene.config.checkpoints
     count = options.keep_last + options.keep_best + 1
-    need_bytes = BYTES_PER_PARAMETER * scene.trained_parameters * count
+    need_bytes = OPTIMIZER_BYTES * scene.trained_parameters * count
 
     def measure() -> tuple[int, int]:
         there_bytes = hardware.bytes_in(scene.run_folder / "checkpoints")

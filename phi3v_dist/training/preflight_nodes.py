@@ -9,6 +9,7 @@ from typing import Any
 
 from phi3v_dist.cluster import hardware, hardware_bandwidth, hardware_gpu
 from phi3v_dist.cluster.hardware_gpu import GpuState
+from phi3v_dist.cluster.process_group import from_all_ranks
 from phi3v_dist.errors import HardwareError, UserError
 from phi3v_dist.training.preflight_scene import Scene
 from phi3v_dist.training.preflight_verdict import Fault, Row, differences, faults_of, values_of
@@ -41,7 +42,7 @@ def _flat(options: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 def clocks(scene: Scene) -> Row:
     """Clocks that agree: log lines of several nodes are read side by side, and time limits are clock times."""
     scene.panel.deadline.at("clocks")
-    told = scene.panel.tell((scene.who.node_name, hardware.read_clocks()))
+    told = from_all_ranks((scene.who.node_name, hardware.read_clocks()))
     return judge_clocks([node for node, _ in told], *hardware.clock_offsets([read for _, read in told]))
 
 
@@ -84,7 +85,7 @@ def bandwidth_in_nodes(scene: Scene) -> Row:
         return Row("all-reduce in a node", "", skipped="one rank per node")
     scene.panel.deadline.at("all-reduce in a node")
     speed = hardware_bandwidth.bandwidth_in_node(scene.who, scene.backend.device)
-    told = {node: speed for node, speed in scene.panel.tell((scene.who.node_name, speed)) if speed is not None}
+    told = {node: speed for node, speed in from_all_ranks((scene.who.node_name, speed)) if speed is not None}
     faults = [
         Fault(_too_slow(f"node {node}", speed, scene.floors.node), node)
         for node, speed in told.items()
@@ -100,7 +101,7 @@ def bandwidth_between_nodes(scene: Scene) -> Row:
         return Row("all-reduce between nodes", "", skipped="one node")
     scene.panel.deadline.at("all-reduce between nodes", _NETWORK_PATIENCE)
     own = hardware_bandwidth.bandwidth_between_nodes(scene.who, scene.backend.device)
-    told = scene.panel.tell((scene.who.node, scene.who.node_name, own))
+    told = from_all_ranks((scene.who.node, scene.who.node_name, own))
     names = {number: name for number, name, _ in told}
     pairs = {pair: speed for _, _, measured in told for pair, speed in measured.items()}
     return judge_pairs(pairs, names, scene.floors.network)

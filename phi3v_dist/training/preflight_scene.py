@@ -15,7 +15,6 @@ from phi3v_dist.training.backend import Backend
 from phi3v_dist.training.preflight_verdict import Panel
 
 PROBE = ".preflight"  # in the run folder, gone afterwards
-BYTES_PER_PARAMETER = 12  # of a checkpoint: fp32 master copy and AdamW's two moments
 
 
 @dataclass(frozen=True)

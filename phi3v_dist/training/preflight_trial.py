@@ -12,11 +12,13 @@ from statistics import median
 import numpy as np
 import torch
 
+from phi3v_dist.checkpoints.space import OPTIMIZER_BYTES
 from phi3v_dist.cluster.compiled import load_compiled_parts
+from phi3v_dist.cluster.process_group import from_all_ranks
 from phi3v_dist.errors import CheckpointError, HardwareError, RunError
 from phi3v_dist.shards.read import ShardReader
 from phi3v_dist.training import trial
-from phi3v_dist.training.preflight_scene import BYTES_PER_PARAMETER, PROBE, Scene, in_gb
+from phi3v_dist.training.preflight_scene import PROBE, Scene, in_gb
 from phi3v_dist.training.preflight_verdict import Fault, Row, faults_of, values_of
 
 _TRIAL_PATIENCE = 3.0
@@ -56,12 +58,12 @@ def trial_step(scene: Scene) -> Row:
         trial.pack_of_text(scene.processor, first, scene.config.packing.pack_tokens),
     ]
     panel.deadline.at(f"{name}: the same pack on every rank", _TRIAL_PATIENCE)
-    told = panel.tell((who.node_name, trial.own_loss(scene.engine, packs[1])))
+    told = from_all_ranks((who.node_name, trial.own_loss(scene.engine, packs[1])))
     faults = judge_losses([node for node, _ in told], [loss for _, loss in told])
     steps = []
     for kind, pack in zip(("with pictures", "without"), packs, strict=True):
         panel.deadline.at(f"{name} {kind}", _TRIAL_PATIENCE)
-        steps.append(trial.step_on(scene.engine, pack, who, sum(panel.tell(len(pack.targets)))))
+        steps.append(trial.step_on(scene.engine, pack, who, sum(from_all_ranks(len(pack.targets)))))
     if not faults and not all(map(trial.is_finite, steps)):
         what = f"loss or gradient norm of a model with random weights is not finite on {who.num_ranks} ranks"
         found = ", ".join(f"{step.loss:.3g} and {step.gradient_norm:.3g}" for step in steps)
@@ -104,7 +106,7 @@ def save_and_load(scene: Scene) -> Row:
     load_seconds = trial.load(engine, folder, who)
     answers = scene.panel.ask(f"{name}: comparing", lambda: _compare(before, trial.master_weights(engine), folder))
     speed = save_bytes / save_seconds
-    real = scene.trained_parameters * BYTES_PER_PARAMETER
+    real = scene.trained_parameters * OPTIMIZER_BYTES
     value = (
         f"{in_gb(save_bytes)} in {save_seconds:.1f} s ({in_gb(speed)}/s), loaded in {load_seconds:.1f} s; "
         f"the real model's {in_gb(real)}: about {real / speed:.0f} s"

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import torch.distributed as dist
-
 from phi3v_dist.cluster.deadline import Deadline
+from phi3v_dist.cluster.process_group import from_all_ranks
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.console import log
 from phi3v_dist.errors import HardwareError, RunError, UserError
@@ -67,15 +66,7 @@ class Panel:
         self.deadline.at(what, patience)
         answer = _answer(measure, self.who)
         self.deadline.at(f"{what}, done here", patience)
-        answers: list[Answer[Value]] = [answer] * self.who.num_ranks
-        dist.all_gather_object(answers, answer)
-        return answers
-
-    def tell(self, value: Value) -> list[Value]:
-        """Return all ranks' values."""
-        values = [value] * self.who.num_ranks
-        dist.all_gather_object(values, value)
-        return values
+        return from_all_ranks(answer)
 
 
 def _answer(measure: Callable[[], Value], who: ClusterInfo) -> Answer[Value]:

@@ -20,7 +20,7 @@ _AGAIN = "Mend the cause, then submit again: the run goes on from its last check
 
 def begin_job(run_folder: Path, job: SlurmJob, most_attempts: int) -> bool:
     """Whether training starts; False: the run is finished. Raises ``RunError`` where a start makes no sense."""
-    _make(run_folder)
+    attempts.make_run_folder(run_folder)
     step = _saved_step(run_folder)
     # Told first, then looked at the others: of two jobs that begin at once, the second line gives way.
     attempts.tell_begin(run_folder, job.attempt, job.nodes, step)
@@ -67,14 +67,6 @@ def end_job(
             raise RunError("Slurm refuses to requeue the job", where=f"job {job.job_id}", mend="Submit it again.")
         _leave_out(job, attempts.nodes_to_exclude(events))
     return decision
-
-
-def _make(run_folder: Path) -> None:
-    try:
-        run_folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        what = f"the run folder can't be made: {error.strerror}"
-        raise RunError(what, where=str(run_folder), mend="Set run_folder to a place that you may write to.") from None
 
 
 def _saved_step(run_folder: Path) -> int:

@@ -20,8 +20,9 @@ from phi3v_dist.cluster.process_group import from_rank_0, together
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import LoadedConfig, describe_config, difference, load_config
 from phi3v_dist.console import log
-from phi3v_dist.errors import CheckpointError, RunError
+from phi3v_dist.errors import CheckpointError
 from phi3v_dist.files import write_text
+from phi3v_dist.training.attempts import make_run_folder
 
 CONFIG = "config.yaml"
 _MEANING = (
@@ -108,11 +109,7 @@ def _check_meaning(loaded: LoadedConfig, checkpoint: Checkpoint, trained_on: dic
 def open_run_folder(loaded: LoadedConfig) -> None:
     """Make the run folder: the effective configuration, and the link to the model folder that training begins from."""
     run_folder = Path(loaded.config.run_folder)
-    try:
-        run_folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        what = f"the run folder can't be made: {error.strerror}"
-        raise RunError(what, where=str(run_folder), mend="Set run_folder to a place that you may write to.") from None
+    make_run_folder(run_folder)
     _link_base(run_folder / "base", Path(loaded.config.model.folder).absolute())
     write_text(run_folder / CONFIG, describe_config(loaded))
 

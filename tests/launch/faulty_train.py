@@ -10,8 +10,6 @@ import signal
 import sys
 import time
 
-import torch
-
 from phi3v_dist.training import loop
 
 WHAT, RANK, STEP = os.environ["FAULT"].split(":")
@@ -28,10 +26,6 @@ def raise_an_error(*_):
     raise ValueError("a bug of ours")
 
 
-def be_killed(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def freeze(engine, plan, batches, told):
     os.kill(os.getpid(), signal.SIGSTOP)
     return real_take_step(engine, plan, batches, **told)
@@ -41,22 +35,10 @@ def sleep(*_):
     time.sleep(3600)
 
 
-def skip_a_collective(engine, plan, batches, told):
-    real_all_reduce = torch.distributed.all_reduce
-
-    def skipped(tensor, *args, **kwargs):
-        torch.distributed.all_reduce = real_all_reduce
-
-    torch.distributed.all_reduce = skipped
-    return real_take_step(engine, plan, batches, **told)
-
-
 FAULTS = {
     "raise": raise_an_error,
-    "kill": be_killed,
     "freeze": freeze,
     "sleep": sleep,
-    "skip": skip_a_collective,
 }
 
 loop.take_step = take_step

@@ -14,8 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cluster_records import ClusterFault
 from launching import REPOSITORY
-from virtual_cluster import ClusterFault, JobState, VirtualCluster, wait_until
+from virtual_cluster import JobState, VirtualCluster, wait_until
 
 from phi3v_dist.tracking.metrics import METRICS_FILE, REPLAYED_FILE, read_metrics
 from phi3v_dist.training.attempts import read_events

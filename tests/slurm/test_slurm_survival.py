@@ -231,18 +231,15 @@ def test_preflight_looks_first_and_training_follows(new_case, undisturbed) -> No
     assert looked < began
 
 
-def test_a_preflight_that_fails_stops_or_leaves_out_the_node_it_names(new_case, survival) -> None:
+def test_a_preflight_that_can_blame_no_single_node_stops_the_job(new_case, survival) -> None:
     case = new_case("floors")
     case.submit("train_2node", preflight="yes", attempts=2, extra="MIN_NETWORK_BANDWIDTH_GBPS=1000000")
     job = case.end()
     assert (job.state, job.exit_code) == ("FAILED", 2)
     assert not (case.run_folder / "metrics.jsonl").exists()
-    decisions = [event["decision"] for event in case.events("end")]
-    blamed = {event["attempt"] for event in case.events("blame")}
-    assert decisions[-1] == "stop"
-    assert decisions.count("requeue") == len(blamed)
-    what = "requeued without the node it names" if blamed else "stopped, as no single node is to blame"
-    survival.add("network below the floor, seen by preflight", what, None, None)
+    assert [event["decision"] for event in case.events("end")] == ["stop"]
+    assert case.events("blame") == []  # of a pair nobody knows which is slow
+    survival.add("network of two nodes below the floor, seen by preflight", "stopped", None, None)
 
 
 def test_a_node_that_preflight_finds_bad_is_left_out_at_once(new_case, survival) -> None:

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from virtual_cluster import RECORDS, VirtualCluster, clean_up_leftovers, run, wait_until, what_is_missing
+from cluster_records import RECORDS, clean_up_leftovers, run
+from virtual_cluster import VirtualCluster, wait_until, what_is_missing
 
 pytestmark = [
     pytest.mark.slurm,

@@ -25,9 +25,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster_records import (
+    RECORDS,
+    ClusterFault,
+    clean_up_leftovers,
+    command_of,
+    free_number,
+    lives,
+    run,
+    start_of,
+    take_down,
+)
+
 Found = TypeVar("Found")
 
-RECORDS = Path("/run/phi3v-virtual-clusters")
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare")
 SMALL_DISK_BYTES = 48_000_000
 CPUS_OF_NODE = 4
@@ -77,10 +88,6 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
 """
 
 
-class ClusterFault(AssertionError):
-    """The virtual cluster itself doesn't do what it should."""
-
-
 def what_is_missing() -> str:
     """Why no virtual cluster can run here; empty when one can."""
     if os.geteuid() != 0:
@@ -101,15 +108,6 @@ class JobState:
     fields: Mapping[str, str]
 
 
-def run(*words: object, timeout: float = 60, check: bool = True, **options: Any) -> subprocess.CompletedProcess:
-    """Run a command of the machine and return it with its output."""
-    command = [str(word) for word in words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)
-    if check and done.returncode != 0:
-        raise ClusterFault(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
-    return done
-
-
 class VirtualCluster:
     """Nodes ``n1`` … ``n9``, and ``small_disk``, a file system that is soon full. Use as a context manager."""
 
@@ -121,7 +119,7 @@ class VirtualCluster:
 
     def __enter__(self) -> "VirtualCluster":
         clean_up_leftovers()
-        self.number = _free_number()
+        self.number = free_number()
         self.network = f"10.77.{self.number}"
         self.folder = Path(tempfile.mkdtemp(prefix=f"virtual-cluster-{self.number}-"))
         self.folder.chmod(0o755)  # munge refuses a folder that others can't enter
@@ -139,7 +137,7 @@ class VirtualCluster:
 
     def close(self) -> None:
         """Take everything down: nodes, daemons, namespaces, records, the folder."""
-        _take_down(self._read_record())
+        take_down(self._read_record())
 
     # -- jobs
 
@@ -195,11 +193,11 @@ class VirtualCluster:
         """Every process of a node that lives, slurmd's own left out."""
         own = self._powered_on.get(node)
         found = run("ip", "netns", "pids", self._name(node), check=False).stdout.split()
-        return [pid for pid in map(int, found) if pid != own and _lives(pid) and _command_of(pid)[:1] != ["slurmd"]]
+        return [pid for pid in map(int, found) if pid != own and lives(pid) and command_of(pid)[:1] != ["slurmd"]]
 
     def tasks(self, node: str, *words: str) -> list[int]:
         """Processes of a node whose command line has all these words in it."""
-        return [pid for pid in self.pids(node) if all(word in " ".join(_command_of(pid)) for word in words)]
+        return [pid for pid in self.pids(node) if all(word in " ".join(command_of(pid)) for word in words)]
 
     def power_off(self, node: str) -> None:
         """Every process of the node dies."""
@@ -344,8 +342,8 @@ class VirtualCluster:
     def _record(self) -> None:
         RECORDS.mkdir(exist_ok=True)
         places = [self._name(place) for place in ("hub", *self.nodes)]
-        starts = {str(pid): _started(pid) for pid in self._processes.values()}
-        told = {"owner": os.getpid(), "owner_started": _started(os.getpid()), "processes": starts}
+        starts = {str(pid): start_of(pid) for pid in self._processes.values()}
+        told = {"owner": os.getpid(), "owner_started": start_of(os.getpid()), "processes": starts}
         told |= {"places": places, "folder": str(self.folder), "number": self.number}
         temporary = RECORDS / f".{self.number}"
         temporary.write_text(json.dumps(told))
@@ -378,72 +376,3 @@ def wait_until(what: Callable[[], Found], timeout: float, fault: Callable[[], st
             raise ClusterFault(f"after {timeout:.0f} s: {fault()}")
         time.sleep(every)
     return found
-
-
-def clean_up_leftovers() -> None:
-    """Take down clusters whose test run is gone."""
-    for record in RECORDS.glob("*.json"):
-        told = json.loads(record.read_text())
-        if _started(told["owner"]) != told["owner_started"]:
-            _take_down(told)
-
-
-def _free_number() -> int:
-    """Reserve a number by making its record: of two test runs one gets it."""
-    RECORDS.mkdir(exist_ok=True)
-    for number in range(1, 250):
-        with contextlib.suppress(FileExistsError):
-            with open(RECORDS / f"{number}.json", "x") as handle:
-                told = {"owner": os.getpid(), "owner_started": _started(os.getpid()), "processes": {}}
-                handle.write(json.dumps(told | {"places": [], "folder": "", "number": number}))
-            return number
-    raise ClusterFault(f"all numbers are taken, see {RECORDS}")
-
-
-def _take_down(told: dict) -> None:
-    """End the recorded processes, and whatever lives in the recorded namespaces."""
-    for pid, started in told["processes"].items():
-        if _started(int(pid)) == started:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-    for place in told["places"]:
-        for pid in run("ip", "netns", "pids", place, check=False).stdout.split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-    for place in told["places"]:
-        run("ip", "netns", "del", place, check=False)
-    for pid in map(int, told["processes"]):
-        with contextlib.suppress(ChildProcessError):  # ours: no zombie stays; a former run's have another parent
-            os.waitpid(pid, 0)
-    if told["folder"]:
-        run("umount", f"{told['folder']}/small-disk", check=False)
-    if told["folder"] and not os.environ.get("PHI3V_KEEP_CLUSTER"):
-        shutil.rmtree(told["folder"], ignore_errors=True)
-    (RECORDS / f"{told['number']}.json").unlink(missing_ok=True)
-
-
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the state on; empty when there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def _started(pid: int) -> str:
-    """When a process was started, in the kernel's ticks: tells it from a later one with the same number."""
-    fields = _stat(pid)
-    return fields[19] if fields and fields[0] != "Z" else ""
-
-
-def _lives(pid: int) -> bool:
-    fields = _stat(pid)
-    return bool(fields) and fields[0] != "Z"
-
-
-def _command_of(pid: int) -> list[str]:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return [Path(words[0]).name, *words[1:]]
