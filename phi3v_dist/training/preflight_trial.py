@@ -28,7 +28,7 @@ _LOOK = "Look at its GPU (nvidia-smi, dmesg) and leave it out (sbatch --exclude)
 
 
 def compiled_parts(scene: Scene) -> Row:
-    """What DeepSpeed compiles is there on every rank. It was built, or found, as the backend was chosen."""
+    """What DeepSpeed compiles is there on every rank. It was built, or found, as the device was chosen."""
     name = "compiled parts"
     if scene.backend.device.type == "cuda":
         return Row(name, "", skipped="none are needed: the optimizer kernel is PyTorch's")
