@@ -41,6 +41,7 @@ class Scene:
     index: ShardIndex | None = None
     processor: DocumentProcessor | None = None
     trained_parameters: int = 0
+    checkpoint_bytes: int = 0
     no_trial: str = ""
     no_save: str = ""
     engine: Any = None

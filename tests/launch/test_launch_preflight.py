@@ -5,6 +5,7 @@ each node its own working folder. One run proves several faults, since each cost
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 from launching import REPOSITORY, run
+from safetensors import safe_open
 
 from phi3v_dist.cluster.process_group import free_port
 
@@ -146,13 +148,18 @@ def test_nothing_stays_behind_in_the_run_folder(cases) -> None:
     assert list(cases["good"].folder.iterdir()) == []
 
 
-def test_the_trial_steps_saves_and_loads_and_predicts_the_real_checkpoint(cases) -> None:
+def test_the_trial_steps_saves_and_loads_and_predicts_the_real_checkpoint(cases, small_demo) -> None:
     out = cases["good"].out
     losses = re.search(r"trial step .* loss ([\d.]+) with pictures, ([\d.]+) without; gradient norms ([\d.]+), ", out)
     assert losses and all(5 < float(loss) < 8 for loss in losses.groups()[:2])  # ln(563 tokens) = 6.3: random weights
     assert float(losses[3]) > 0
     parameters = re.search(r"([\d,]+) parameters to train", out)
-    assert parameters and f"{12 * int(parameters[1].replace(',', '')) / 1e6:.2f} MB: about " in out
+    assert parameters
+    trained = int(parameters[1].replace(",", ""))
+    with safe_open(small_demo.folder / "base/model.safetensors", "pt") as weights:
+        numbers = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    size = 12 * trained + 2 * (numbers - trained)  # bf16 weights of what is frozen
+    assert f"{size / 1e6:.2f} MB: about " in out
 
 
 def test_a_fault_ends_both_ranks_with_2_one_line_per_fault(cases) -> None:
