@@ -5,6 +5,8 @@ checks see. A rule that doesn't fit a text leaves it alone, so that the checks r
 
 >>> strip_html("<p>Red&nbsp;<b>Tie</b></p><p>Silk &amp; wool</p><style>p {color: red}</style>").split()
 ['Red', 'Tie', 'Silk', '&', 'wool']
+>>> unescape_lines(r"Silk\nand wool"), unescape_lines(r"C:\\new")
+('Silk\nand wool', 'C:\\new')
 >>> collapse_spaces("  Red \n\t Tie ")
 'Red Tie'
 >>> first_of_list(r"Hats\, Caps > Wool, Sale")
@@ -82,6 +84,11 @@ def strip_html(text: str) -> str:
     return "".join(parser.parts).strip()
 
 
+def unescape_lines(text: str) -> str:
+    r"""Line ends that an export wrote as the two signs ``\n``, as WooCommerce does in descriptions."""
+    return re.sub(r"(\\?)\\n", lambda found: r"\n" if found[1] else "\n", text)
+
+
 def collapse_spaces(text: str) -> str:
     """One blank for each run of blanks, line ends and tabs."""
     return " ".join(text.split())
@@ -156,7 +163,7 @@ def _price(text: str, pattern: re.Pattern[str]) -> str:
 RULES: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
-        *(strip_html, collapse_spaces, first_of_list, deepest_of_list, first_of_path, last_of_path),
+        *(strip_html, unescape_lines, collapse_spaces, first_of_list, deepest_of_list, first_of_path, last_of_path),
         *(decimal_point, decimal_comma),
         magento_path,
     )

@@ -38,7 +38,15 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 OneOrMoreNames = Annotated[Names, Field(min_length=1)]
 
 # What each rule does, with examples: catalog/rules.py.
-TextRule = Literal["strip_html", "collapse_spaces", "first_of_list", "deepest_of_list", "first_of_path", "last_of_path"]
+TextRule = Literal[
+    "strip_html",
+    "unescape_lines",
+    "collapse_spaces",
+    "first_of_list",
+    "deepest_of_list",
+    "first_of_path",
+    "last_of_path",
+]
 PriceRule = Literal["decimal_point", "decimal_comma"]
 PictureRule = Literal["magento_path"]
 
