@@ -27,7 +27,6 @@ def main() -> int:
     parser.add_argument("--tell-run-folder", type=Path, metavar="FILE", help="begin: where to write the run folder")
     parser.add_argument("--srun-code", type=int, default=0, help="end: exit code of srun")
     parser.add_argument("--srun-errors", type=Path, metavar="FILE", help="end: what srun said on standard error")
-    parser.add_argument("--preflight", action="store_true", help="end: it was the preflight that srun ran")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="options laid over the recipe's")
     args = parser.parse_intermixed_args()
     run_folder = Path(load_config(args.config, args.overrides).config.run_folder)
@@ -37,13 +36,7 @@ def main() -> int:
             args.tell_run_folder.write_text(str(run_folder))
         return 0 if begin_job(run_folder, job, args.most_attempts) else FINISHED_ALREADY
     errors = args.srun_errors.read_text(errors="replace") if args.srun_errors else ""
-    end_job(
-        run_folder,
-        job,
-        srun_code=args.srun_code,
-        srun_errors=errors,
-        preflight_failed=args.preflight and args.srun_code != 0,
-    )
+    end_job(run_folder, job, srun_code=args.srun_code, srun_errors=errors)
     return 0
 
 

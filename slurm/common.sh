@@ -109,7 +109,7 @@ finish() {
     trap '' TERM USR1
     [ -z "$ended" ] || return 0
     ended=yes
-    "$PYTHON" launch/job.py end --srun-code "$1" --srun-errors "$srun_errors" "${@:2}" "${config[@]}"
+    "$PYTHON" launch/job.py end --srun-code "$1" --srun-errors "$srun_errors" "${config[@]}"
     end_code=$?
 }
 
@@ -136,7 +136,7 @@ train() {
     if [ "$PREFLIGHT" = yes ] && [ -f launch/preflight.py ] && [ -z "$asked" ]; then
         run_step "${rank_python[@]}" launch/preflight.py "${config[@]}" \
             --floor-node "$MIN_NODE_BANDWIDTH_GBPS" --floor-network "$MIN_NETWORK_BANDWIDTH_GBPS"
-        [ "$code" -eq 0 ] || [ -n "$asked" ] || { finish "$code" --preflight; exit "$end_code"; }
+        [ "$code" -eq 0 ] || [ -n "$asked" ] || { finish "$code"; exit "$end_code"; }
     fi
     [ -n "$asked" ] || run_step "${rank_python[@]}" launch/train.py "${config[@]}"
     finish "$code"

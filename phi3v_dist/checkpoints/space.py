@@ -11,11 +11,16 @@ from typing import Any
 from phi3v_dist.checkpoints.choose import Checkpoint
 from phi3v_dist.errors import CheckpointError
 
-OPTIMIZER_BYTES = 12  # per trained parameter: fp32 master copy and AdamW's two moments
+_OPTIMIZER_BYTES = 12  # per trained parameter: fp32 master copy and AdamW's two moments
 # Measured: what pickles and archives add, per rank and per parameter's name and shape, and per rank (with the scripts).
 _BYTES_PER_NAME = 400
 _BYTES_PER_RANK = 60_000
 _BYTES_PER_PIECE = 8192  # of a converted checkpoint: an archive with one tensor, in whole blocks
+
+
+def state_bytes(trained_parameters: int, frozen_bytes: int) -> int:
+    """What a checkpoint holds: optimizer states of what is trained, and the weights themselves of what is not."""
+    return trained_parameters * _OPTIMIZER_BYTES + frozen_bytes
 
 
 def predicted_bytes(engine: Any) -> int:
@@ -24,7 +29,7 @@ def predicted_bytes(engine: Any) -> int:
     parameters = list(engine.module.parameters())
     frozen = sum(_partition_bytes(parameter) for parameter in parameters if not parameter.requires_grad)
     buffers = sum(buffer.nbytes for buffer in engine.module.buffers())
-    return trained * OPTIMIZER_BYTES + frozen + buffers + len(parameters) * _BYTES_PER_NAME + _BYTES_PER_RANK
+    return state_bytes(trained, frozen) + buffers + len(parameters) * _BYTES_PER_NAME + _BYTES_PER_RANK
 
 
 def _partition_bytes(parameter: Any) -> int:

@@ -173,15 +173,21 @@ class Deadline:
         _end()
 
 
-def meeting_timer(who: ClusterInfo, seconds: float) -> threading.Timer:
-    """Start a timer that ends this process when the ranks haven't met by then; cancel it once they have."""
+def meeting_timer(who: ClusterInfo, seconds: float, on_end: Callable[[str], None]) -> threading.Timer:
+    """Start a timer that ends this process when the ranks haven't met by then; cancel it once they have.
+
+    ``on_end`` gets the line that the first rank of each node prints.
+    """
 
     def end() -> None:
         if who.rank_of_node == 0:
             where = f"{who.master_addr}:{who.master_port}"
             what = f"not all of the {who.num_ranks} ranks came to {where} within {seconds:.0f} s"
             mend = "A node that doesn't print this line never started; else look at the network interface's settings."
-            print(f"{LostRankError.label} node {who.node_name}: {what}. {mend}", file=sys.stderr, flush=True)
+            line = f"node {who.node_name}: {what}. {mend}"
+            print(f"{LostRankError.label} {line}", file=sys.stderr, flush=True)
+            with contextlib.suppress(Exception):  # this process ends, whatever is broken beside
+                on_end(line)
         else:
             time.sleep(_SILENT_SECONDS)  # the launcher ends all when the first ends
         _end()

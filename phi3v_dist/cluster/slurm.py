@@ -87,6 +87,12 @@ def down_nodes(nodes: Sequence[str]) -> dict[str, str]:
     return {node: state.strip() for node, state in states.items() if state.startswith("down") or "*" in state}
 
 
+def nodes_of_partition(job_id: str) -> set[str]:
+    """All nodes that the job's partition has, up or down; empty where Slurm doesn't say."""
+    partition = _fields(job_id).get("Partition", "")
+    return set(_ask("sinfo", "--noheader", "--Node", "--partition", partition, "--format", "%N").split())
+
+
 def requeue(job_id: str) -> bool:
     """Put the job back into the queue; Slurm then ends this run of it. Whether it is in the queue now."""
     done = _call("scontrol", "requeue", job_id)

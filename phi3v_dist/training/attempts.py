@@ -5,14 +5,16 @@
     {"event": "begin",   "attempt", "time", "nodes", "step"}                     a job starts; step: what is saved
     {"event": "verdict", "attempt", "time", "rank", "node", "code", "reason"}    a rank, just before it ends
     {"event": "blame",   "attempt", "time", "node", "reason", "certain"}         a node that spoilt the attempt
-    {"event": "end",     "attempt", "time", "srun_code", "decision", "reason", "step"}
+    {"event": "end",     "attempt", "time", "srun_code", "decision", "reason", "step", "ending"}
 
 Enters: these events. Leaves: whether a start makes sense, whether a job starts again after its end, and which nodes it
 leaves out: pure functions of the events. srun loses the exit codes of ranks as soon as it ends one of them (facts:
 slurm.md), and a killed batch script tells nothing; so everyone writes down what he knows while he knows it, one line
-by one write at the file's end. No torch in here: the batch script waits for these decisions.
+by one write at the file's end. Begin and end must be written: without them a job that can't work, on a full disk,
+would be started again for ever. No torch in here: the batch script waits for these decisions.
 """
 
+import errno
 import json
 import os
 import re
@@ -70,7 +72,7 @@ def make_run_folder(run_folder: Path) -> None:
 
 def tell_verdict(run_folder: str | Path, who: ClusterInfo, code: int, reason: str) -> None:
     """Write down how this rank ends. Never raises: the rank has something worse to tell."""
-    _append(run_folder, "verdict", who.attempt, rank=who.rank, node=who.node_name, code=code, reason=reason)
+    _try_to_append(run_folder, "verdict", who.attempt, rank=who.rank, node=who.node_name, code=code, reason=reason)
 
 
 def blame_node(
@@ -78,35 +80,48 @@ def blame_node(
 ) -> None:
     """Write down that a node spoilt an attempt (or that of ``who``). ``certain``: measured, not concluded."""
     attempt = who if isinstance(who, str) else who.attempt
-    _append(run_folder, "blame", attempt, node=node, reason=reason, certain=certain)
+    _try_to_append(run_folder, "blame", attempt, node=node, reason=reason, certain=certain)
 
 
 def tell_begin(run_folder: str | Path, attempt: str, nodes: Sequence[str], step: int) -> None:
-    """Write down that an attempt starts, with ``step`` steps saved."""
+    """Write down that an attempt starts, with ``step`` steps saved. Raises ``RunError``."""
     _append(run_folder, "begin", attempt, nodes=list(nodes), step=step)
 
 
-def tell_end(run_folder: str | Path, attempt: str, decision: Decision, *, step: int, srun_code: int | None) -> None:
-    """Write down what was decided at the end of an attempt."""
+def tell_end(
+    run_folder: str | Path, attempt: str, decision: Decision, *, step: int, srun_code: int | None, ending: Ending
+) -> None:
+    """Write down what was decided at the end of an attempt. Raises ``RunError``."""
     told = {"srun_code": srun_code, "decision": decision.action, "reason": decision.reason, "step": step}
-    _append(run_folder, "end", attempt, **told)
+    _append(run_folder, "end", attempt, **told, ending=ending)
+
+
+def _try_to_append(run_folder: str | Path, event: str, attempt: str, **told: Any) -> None:
+    try:
+        _append(run_folder, event, attempt, **told)
+    except RunError as error:
+        log.warning("%s: %s", event, error)
 
 
 def _append(run_folder: str | Path, event: str, attempt: str, **told: Any) -> None:
+    """One event at the file's end, on the disk when this returns. Raises ``RunError``."""
+    path = Path(run_folder) / ATTEMPTS
     line = json.dumps({"event": event, "attempt": attempt, "time": round(time.time(), 3), **told}, ensure_ascii=False)
     try:
-        descriptor = os.open(Path(run_folder) / ATTEMPTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, f"{line}\n".encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with open(path, "a+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"  # by a disk that was full
+            content = torn * b"\n" + f"{line}\n".encode()
+            if file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
     except OSError as error:
-        log.warning("%s/%s: %s can't be written down: %s", run_folder, ATTEMPTS, event, error.strerror)
+        mend = "Free space or mend its permissions, then submit again"
+        raise RunError(f"can't be written: {error.strerror}", where=str(path), mend=mend) from None
 
 
 def read_events(run_folder: str | Path) -> list[dict[str, Any]]:
-    """All events, oldest first; a torn line (the disk was full) is passed over."""
+    """All events, oldest first; torn lines are passed over."""
     try:
         lines = (Path(run_folder) / ATTEMPTS).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -124,11 +139,13 @@ def read_events(run_folder: str | Path) -> list[dict[str, Any]]:
 def decide_begin(events: Sequence[Event], attempt: str, *, finished: bool, step: int, most_attempts: int) -> Decision:
     """Whether ``attempt`` makes sense, which would begin at ``step``.
 
-    Only earlier attempts of the same Slurm job are counted: who submits again has mended something.
+    Only earlier attempts of the same Slurm job are counted: who submits again has mended something. Those that Slurm
+    took the nodes from (preemption, a lost node, a person's requeue) say nothing about the run.
     """
     if finished:
         return Decision("nothing", "the run is finished already")
     latest = [event for event in _begins(events) if job_of(event) == job_of(attempt) and event["attempt"] != attempt]
+    latest = [event for event in latest if not _was_taken_away(events, event)]
     latest = latest[-most_attempts:]
     if len(latest) == most_attempts and all(event["step"] == step for event in latest):
         why = _reason_of(events, str(latest[-1]["attempt"]))
@@ -142,13 +159,11 @@ def decide_end(
     *,
     finished: bool,
     ending: Ending,
-    preflight_failed: bool = False,
     last_words: str = "",
 ) -> Decision:
     """What follows on the end of ``attempt``.
 
-    ``ending``: what Slurm does to the job; ``preflight_failed``: so training was not begun; ``last_words``: the reason
-    where no rank could tell one.
+    ``ending``: what Slurm does to the job; ``last_words``: the reason where no rank could tell one.
     """
     if finished:
         return Decision("nothing", "the run is finished")
@@ -158,8 +173,6 @@ def decide_end(
     reason = _reason_of(events, attempt, last_words)
     if _MEND in codes:
         return Decision("stop", reason)
-    if preflight_failed and not codes and not _of(events, attempt, "blame"):
-        return Decision("stop", "preflight found what a person must mend, see its lines above")
     return Decision("requeue", f"the time limit; {reason}" if ending == "time limit" else reason)
 
 
@@ -223,6 +236,11 @@ def _begins(events: Sequence[Event]) -> list[Event]:
 def _was_turned_away(events: Iterable[Event], begin: Event) -> bool:
     """An attempt that ended before srun was called says nothing about the run."""
     return any(end["srun_code"] is None for end in _of(events, str(begin["attempt"]), "end"))
+
+
+def _was_taken_away(events: Iterable[Event], begin: Event) -> bool:
+    """Whether Slurm itself ended the attempt to start it again."""
+    return any(end.get("ending") == "requeued" for end in _of(events, str(begin["attempt"]), "end"))
 
 
 def _reason_of(events: Sequence[Event], attempt: str, last_words: str = "") -> str:

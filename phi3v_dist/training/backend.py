@@ -60,6 +60,11 @@ def takes_gpu(config: RunConfig) -> bool:
     return config.training.device == "cuda" or (config.training.device == "auto" and _gpus() > 0)
 
 
+def checking_group(config: RunConfig) -> str:
+    """Process groups for the checks before training: values travel by gloo, also from a rank without a working GPU."""
+    return "cpu:gloo,cuda:nccl" if takes_gpu(config) and torch.cuda.is_available() else "cpu:gloo"
+
+
 def _gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 

@@ -13,19 +13,21 @@ from functools import partial
 from pathlib import Path
 
 from phi3v_dist.checkpoints.save import save_checkpoint
+from phi3v_dist.cluster.deadline import meeting_timer
 from phi3v_dist.cluster.process_group import process_group
 from phi3v_dist.cluster.signals import StopSignals
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import LoadedConfig
-from phi3v_dist.errors import StoppedError
+from phi3v_dist.errors import LostRankError, StoppedError
 from phi3v_dist.packing.collate import Batch
 from phi3v_dist.packing.plan import StepPlan
 from phi3v_dist.training.attempts import is_finished, mark_finished, tell_verdict
 from phi3v_dist.training.backend import choose_backend
 from phi3v_dist.training.guard import Guard
-from phi3v_dist.training.prepare import PATIENCE, Run, prepare, tell, timeout_minutes
+from phi3v_dist.training.prepare import Run, prepare, tell
 from phi3v_dist.training.schedule import learning_rate
 from phi3v_dist.training.step import StepSums, take_step
+from phi3v_dist.training.watch import PATIENCE, START_MINUTES, timeout_minutes, watched
 
 
 def train(loaded: LoadedConfig, who: ClusterInfo) -> None:
@@ -38,12 +40,17 @@ def train(loaded: LoadedConfig, who: ClusterInfo) -> None:
         tell(who, f"{loaded.config.run_folder} is finished already. {mend}")
         return
     backend = choose_backend(loaded.config, who)
+    tell_lost = partial(tell_verdict, loaded.config.run_folder, who, LostRankError.exit_code)
+    timer = meeting_timer(who, START_MINUTES * 60, tell_lost)
     with (
         StopSignals(partial(_end_at_once, loaded.config.run_folder, who)) as signals,
+        ExitStack() as last,  # closed behind the group's last barrier, where a rank may freeze too
         process_group(who, backend.process_group, timeout_minutes(loaded.config)),
         ExitStack() as ends,
     ):
-        run = prepare(loaded, backend, who, signals, ends)
+        timer.cancel()
+        watchdog = last.enter_context(watched(loaded.config, who))
+        run = prepare(loaded, backend, who, signals, watchdog, ends)
         _take_steps(run)
         run.stop.close()
         run.watchdog.at("ending", step=run.step, patience=PATIENCE)

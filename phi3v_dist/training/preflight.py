@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from phi3v_dist.cluster.deadline import Deadline, meeting_timer
@@ -19,12 +20,13 @@ from phi3v_dist.config.loading import LoadedConfig
 from phi3v_dist.console import say
 from phi3v_dist.errors import LostRankError, UserError
 from phi3v_dist.training.attempts import blame_node, tell_verdict
-from phi3v_dist.training.backend import choose_backend, takes_gpu
+from phi3v_dist.training.backend import checking_group, takes_gpu
 from phi3v_dist.training.preflight_files import data_and_model, free_disk, reading, run_folder
 from phi3v_dist.training.preflight_nodes import (
     bandwidth_between_nodes,
     bandwidth_in_nodes,
     clocks,
+    devices,
     gpu_health,
     same_versions,
 )
@@ -33,6 +35,7 @@ from phi3v_dist.training.preflight_trial import compiled_parts, save_and_load, t
 from phi3v_dist.training.preflight_verdict import Fault, Panel, Row
 
 CHECKS: tuple[Callable[[Scene], Row], ...] = (
+    devices,  # first: a fault here ends the list
     same_versions,
     data_and_model,
     run_folder,
@@ -47,7 +50,7 @@ CHECKS: tuple[Callable[[Scene], Row], ...] = (
     save_and_load,
 )
 _MEETING_SECONDS = 50.0
-_COMPILING_SECONDS = 100.0  # on a CPU the first rank of a machine may have to, while the others wait
+_MEETING_SECONDS_PER_RANK = 0.2  # all import from one file system
 _CHECK_SECONDS = 30.0  # some have several times that
 _GROUP_TIMEOUT_MINUTES = 5.0  # never reached: the deadline of the check ends all before, and says why
 
@@ -56,21 +59,20 @@ def preflight(loaded: LoadedConfig, who: ClusterInfo, floors: Floors) -> int:
     """Run all checks on all ranks; return 0, or 2 where something is wrong."""
     started = time.monotonic()
     gpu = _own_gpu(who) if takes_gpu(loaded.config) else None  # before this process is seen on it
-    backend = choose_backend(loaded.config, who)
-    # values travel by gloo: a node whose NCCL is broken must still be able to say so
-    group = "cpu:gloo,cuda:nccl" if backend.device.type == "cuda" else "gloo"
-    timer = meeting_timer(who, _MEETING_SECONDS + (group == "gloo") * _COMPILING_SECONDS)
-    with process_group(who, group, _GROUP_TIMEOUT_MINUTES):
+    tell_lost = partial(tell_verdict, loaded.config.run_folder, who, LostRankError.exit_code)
+    timer = meeting_timer(who, _MEETING_SECONDS + _MEETING_SECONDS_PER_RANK * who.num_ranks, tell_lost)
+    with process_group(who, checking_group(loaded.config), _GROUP_TIMEOUT_MINUTES):
         timer.cancel()
 
         def blame(nodes: set[str], reason: str) -> None:
+            tell_lost(reason)
             for node in nodes:
                 blame_node(loaded.config.run_folder, who, node, reason)
 
         deadline = Deadline(who, _CHECK_SECONDS, blame)
-        scene = Scene(loaded, who, backend, Panel(who, deadline), floors, gpu)
+        scene = Scene(loaded, who, Panel(who, deadline), floors, gpu)
         try:
-            rows = [_run(check, scene) for check in CHECKS]
+            rows = _run_all(scene)
             from_all_ranks(None)
         except Exception as error:
             deadline.fail(error)
@@ -101,6 +103,15 @@ def _own_gpu(who: ClusterInfo) -> GpuState | UserError:
         return read_gpu(who.rank_of_node)
     except UserError as error:
         return error
+
+
+def _run_all(scene: Scene) -> list[Row]:
+    rows = []
+    for check in CHECKS:
+        rows.append(_run(check, scene))
+        if check is devices and rows[-1].faults:
+            break
+    return rows
 
 
 def _run(check: Callable[[Scene], Row], scene: Scene) -> Row:

@@ -1,7 +1,7 @@
 """Checks of what a run reads and writes: shards, model folder, run folder, disk. Each: a ``Scene`` → a ``Row``.
 
 Enters: the run's configuration. Leaves: rows, equal on all ranks, and in the scene the index, the processor and the
-number of trained parameters, which later checks need.
+model's size, which later checks need.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from phi3v_dist.checkpoints.space import OPTIMIZER_BYTES
+from phi3v_dist.checkpoints.space import state_bytes
 from phi3v_dist.cluster import hardware
 from phi3v_dist.cluster.process_group import from_rank_0
 from phi3v_dist.documents.processor import DocumentProcessor
@@ -35,7 +35,7 @@ def data_and_model(scene: Scene) -> Row:
     faults = [*faults_of(answers), *differences(answers, mend)]
     if faults:
         # on every rank: what one could read would send it into checks that the others skip
-        scene.index, scene.processor, scene.trained_parameters = None, None, 0
+        scene.index, scene.processor, scene.trained_parameters, scene.checkpoint_bytes = None, None, 0, 0
         scene.no_trial = "shards or model folder can't be read on all nodes"
     samples = 0 if scene.index is None else len(scene.index)
     value = f"{samples:,} samples, {scene.trained_parameters:,} parameters to train" if samples else "not readable"
@@ -48,7 +48,10 @@ def _open(scene: Scene) -> dict[str, str]:
     model, shapes = read_config(folder), shapes_in(folder)
     frozen = set(frozen_names(shapes, model))
     frozen |= set() if config.model.train_vision else {name for name in shapes if name.startswith(_VISION)}
-    scene.trained_parameters = sum(math.prod(shape) for name, shape in shapes.items() if name not in frozen)
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    scene.trained_parameters = sum(size for name, size in sizes.items() if name not in frozen)
+    frozen_bytes = sum(sizes[name] for name in frozen) * (2 if config.training.precision == "bf16" else 4)
+    scene.checkpoint_bytes = state_bytes(scene.trained_parameters, frozen_bytes)
     scene.processor = DocumentProcessor.from_folder(folder, config.documents)
     check_fit(model, scene.processor.template.vocabulary_size, scene.processor.crop_size, folder)
     scene.index = load_index(config.shards.folder)
@@ -75,11 +78,11 @@ def run_folder(scene: Scene) -> Row:
 
 def free_disk(scene: Scene) -> Row:
     """Room for the checkpoints that are kept, and the one that is being written."""
-    if not scene.trained_parameters:
+    if not scene.checkpoint_bytes:
         return Row("free disk", "", skipped="the number of parameters is not known")
     options = scene.config.checkpoints
     count = options.keep_last + options.keep_best + 1
-    need_bytes = OPTIMIZER_BYTES * scene.trained_parameters * count
+    need_bytes = scene.checkpoint_bytes * count
 
     def measure() -> tuple[int, int]:
         there_bytes = hardware.bytes_in(scene.run_folder / "checkpoints")

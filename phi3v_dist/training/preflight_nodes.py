@@ -11,11 +11,26 @@ from phi3v_dist.cluster import hardware, hardware_bandwidth, hardware_gpu
 from phi3v_dist.cluster.hardware_gpu import GpuState
 from phi3v_dist.cluster.process_group import from_all_ranks
 from phi3v_dist.errors import HardwareError, UserError
+from phi3v_dist.training.backend import choose_backend
 from phi3v_dist.training.preflight_scene import Scene
 from phi3v_dist.training.preflight_verdict import Fault, Row, differences, faults_of, values_of
 
 _MOST_CLOCK_SKEW_SECONDS = 2.0
 _NETWORK_PATIENCE = 3.0
+_COMPILING_PATIENCE = 5.0  # on a CPU the first rank of a machine may have to compile, while the others wait
+
+
+def devices(scene: Scene) -> Row:
+    """A device for each rank, with the kernels that the recipe asks for. Nothing else works without."""
+
+    def choose() -> dict[str, str]:
+        scene.backend = choose_backend(scene.config, scene.who)
+        return {"device": scene.backend.device.type, "kernels": scene.backend.reason}
+
+    answers = scene.panel.ask("devices", choose, _COMPILING_PATIENCE)
+    faults = [*faults_of(answers), *differences(answers, "Start on nodes of one kind, or name device and kernels.")]
+    told = values_of(answers)
+    return Row("devices", told[0][1]["device"] if told else "none", "one for each rank", tuple(faults))
 
 
 def same_versions(scene: Scene) -> Row:

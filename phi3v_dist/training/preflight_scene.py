@@ -27,20 +27,21 @@ class Floors:
 
 @dataclass
 class Scene:
-    """What checks read, and what they leave for later ones (from ``index`` on).
+    """What checks read, and what they leave for later ones (from ``backend`` on).
 
     ``gpu``: None where the run takes none. ``no_trial``, ``no_save``: why a later check would make no sense.
     """
 
     loaded: LoadedConfig
     who: ClusterInfo
-    backend: Backend
     panel: Panel
     floors: Floors
     gpu: GpuState | UserError | None
+    backend: Backend | None = None
     index: ShardIndex | None = None
     processor: DocumentProcessor | None = None
     trained_parameters: int = 0
+    checkpoint_bytes: int = 0
     no_trial: str = ""
     no_save: str = ""
     engine: Any = None

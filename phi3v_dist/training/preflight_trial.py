@@ -12,7 +12,6 @@ from statistics import median
 import numpy as np
 import torch
 
-from phi3v_dist.checkpoints.space import OPTIMIZER_BYTES
 from phi3v_dist.cluster.compiled import load_compiled_parts
 from phi3v_dist.cluster.process_group import from_all_ranks
 from phi3v_dist.errors import CheckpointError, HardwareError, RunError
@@ -28,7 +27,7 @@ _LOOK = "Look at its GPU (nvidia-smi, dmesg) and leave it out (sbatch --exclude)
 
 
 def compiled_parts(scene: Scene) -> Row:
-    """What DeepSpeed compiles is there on every rank. It was built, or found, as the backend was chosen."""
+    """What DeepSpeed compiles is there on every rank. It was built, or found, as the device was chosen."""
     name = "compiled parts"
     if scene.backend.device.type == "cuda":
         return Row(name, "", skipped="none are needed: the optimizer kernel is PyTorch's")
@@ -106,10 +105,9 @@ def save_and_load(scene: Scene) -> Row:
     load_seconds = trial.load(engine, folder, who)
     answers = scene.panel.ask(f"{name}: comparing", lambda: _compare(before, trial.master_weights(engine), folder))
     speed = save_bytes / save_seconds
-    real = scene.trained_parameters * OPTIMIZER_BYTES
     value = (
         f"{in_gb(save_bytes)} in {save_seconds:.1f} s ({in_gb(speed)}/s), loaded in {load_seconds:.1f} s; "
-        f"the real model's {in_gb(real)}: about {real / speed:.0f} s"
+        f"the real model's {in_gb(scene.checkpoint_bytes)}: about {scene.checkpoint_bytes / speed:.0f} s"
     )
     return Row(name, value, "the same weights again", faults_of(answers))
 

@@ -5,7 +5,6 @@ what a user can have got wrong, on all ranks together; then the run folder; then
 """
 
 import logging
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,19 +13,16 @@ from typing import Any
 
 from phi3v_dist.checkpoints.choose import Checkpoint
 from phi3v_dist.checkpoints.space import predicted_bytes
-from phi3v_dist.cluster.hang import Hang
-from phi3v_dist.cluster.process_group import from_rank_0, together
+from phi3v_dist.cluster.process_group import together
 from phi3v_dist.cluster.signals import StopSignals, held_back
 from phi3v_dist.cluster.watchdog import Watchdog
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import LoadedConfig
 from phi3v_dist.config.options import RunConfig
 from phi3v_dist.console import log, say
-from phi3v_dist.errors import LostRankError
 from phi3v_dist.packing.loader import PackLoader
 from phi3v_dist.shards.read import ShardReader
 from phi3v_dist.tracking.tracker import Tracker, start_tracking
-from phi3v_dist.training.attempts import blame_node, tell_verdict
 from phi3v_dist.training.backend import Backend
 from phi3v_dist.training.engine import build_engine, deepspeed_settings
 from phi3v_dist.training.guard import Guard
@@ -34,9 +30,8 @@ from phi3v_dist.training.materials import Materials, gather_materials
 from phi3v_dist.training.resume import find_checkpoint, load_checkpoint, open_run_folder
 from phi3v_dist.training.stop import Stop
 from phi3v_dist.training.validation import Validation
+from phi3v_dist.training.watch import PATIENCE, start_patience, timeout_minutes
 
-PATIENCE = 3  # times training.hang_minutes, for what takes longer than a micro-step
-_START_MINUTES = 10.0  # ranks of a busy machine may be minutes apart while they start, however short a micro-step is
 _SAVE_BYTES_PER_SECOND = 5e8  # of the whole job, until the first save has told better
 
 
@@ -63,12 +58,14 @@ class Run:
     validation_loss: float | None = None  # after ``step``, None where none was measured
 
 
-def timeout_minutes(config: RunConfig) -> float:
-    """How long a collective may take: longer than the watchdog waits, which can say more."""
-    return max(_START_MINUTES, 2 * PATIENCE * config.training.hang_minutes)
-
-
-def prepare(loaded: LoadedConfig, backend: Backend, who: ClusterInfo, signals: StopSignals, ends: ExitStack) -> Run:
+def prepare(
+    loaded: LoadedConfig,
+    backend: Backend,
+    who: ClusterInfo,
+    signals: StopSignals,
+    watchdog: Watchdog,
+    ends: ExitStack,
+) -> Run:
     """Check, then build all parts; those that must come to an end are given to ``ends``. All ranks call it.
 
     Raises UserError on every rank alike.
@@ -79,7 +76,7 @@ def prepare(loaded: LoadedConfig, backend: Backend, who: ClusterInfo, signals: S
     together(lambda: open_run_folder(loaded) if who.is_rank_0 else None)
     together(lambda: _open_log(config, who))
     _announce(config, backend, who, materials, checkpoint)
-    watchdog = _start_watchdog(config, who, ends)
+    watchdog.at("preparing", patience=start_patience(config))
     engine = together(lambda: build_engine(config, backend, who, checkpoint))
     if checkpoint is not None:
         watchdog.at("loading the checkpoint", patience=PATIENCE)
@@ -110,26 +107,6 @@ def prepare(loaded: LoadedConfig, backend: Backend, who: ClusterInfo, signals: S
 def _check(loaded: LoadedConfig) -> Materials:
     deepspeed_settings(loaded.config)
     return gather_materials(loaded.config)
-
-
-def _start_watchdog(config: RunConfig, who: ClusterInfo, ends: ExitStack) -> Watchdog:
-    run_folder = Path(config.run_folder)
-
-    def on_hang(hang: Hang) -> None:
-        tell_verdict(run_folder, who, LostRankError.exit_code, hang.text)
-        # A rank in another collective than the others is a fault of the code, not of its node.
-        for node in hang.nodes if hang.kind in ("silent", "busy") else ():
-            blame_node(run_folder, who, node, hang.text)
-
-    # A folder for this start alone: a run may hang again.
-    folder = run_folder / "hangs" / from_rank_0(time.strftime("%Y%m%d-%H%M%S"))
-    minutes = config.training.hang_minutes
-    watchdog = Watchdog(folder, who, minutes * 60, on_hang)
-    ends.callback(watchdog.stop)
-    if minutes:
-        watchdog.start()
-        watchdog.at("preparing", patience=max(PATIENCE, _START_MINUTES / minutes))
-    return watchdog
 
 
 def _make_loader(config: RunConfig, materials: Materials, backend: Backend, who: ClusterInfo) -> PackLoader:

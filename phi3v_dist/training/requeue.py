@@ -34,7 +34,7 @@ def begin_job(run_folder: Path, job: SlurmJob, most_attempts: int) -> bool:
             events, job.attempt, finished=is_finished(run_folder), step=step, most_attempts=most_attempts
         )
     if decision.action != "start":
-        attempts.tell_end(run_folder, job.attempt, decision, step=step, srun_code=None)
+        attempts.tell_end(run_folder, job.attempt, decision, step=step, srun_code=None, ending="running")
     if decision.action == "stop":
         mend = f"scancel {others[0]}, or give another run_folder." if others else f"{_AGAIN}."
         raise RunError(decision.reason.rstrip("."), where=str(run_folder), mend=mend)
@@ -42,9 +42,7 @@ def begin_job(run_folder: Path, job: SlurmJob, most_attempts: int) -> bool:
     return decision.action == "start"
 
 
-def end_job(
-    run_folder: Path, job: SlurmJob, *, srun_code: int, srun_errors: str = "", preflight_failed: bool = False
-) -> Decision:
+def end_job(run_folder: Path, job: SlurmJob, *, srun_code: int, srun_errors: str = "") -> Decision:
     """Do what follows on the end of training, and say it. Raises ``RunError`` where a person must act."""
     ending = slurm.how_it_ends(job)
     if ending == "running" and (killed := attempts.killed_node(srun_errors)):
@@ -55,18 +53,31 @@ def end_job(
         job.attempt,
         finished=is_finished(run_folder),
         ending=ending,
-        preflight_failed=preflight_failed,
         last_words=attempts.last_words(srun_errors),
     )
-    attempts.tell_end(run_folder, job.attempt, decision, step=_saved_step(run_folder), srun_code=srun_code)
+    step = _saved_step(run_folder)
+    attempts.tell_end(run_folder, job.attempt, decision, step=step, srun_code=srun_code, ending=ending)
     if decision.action == "stop":
         raise RunError(decision.reason.rstrip("."), where=f"attempt {job.attempt}", mend=f"{_AGAIN}.")
     say(f"attempt {job.attempt} ends: {decision.action} ({decision.reason})")
     if decision.action == "requeue":
-        if ending != "requeued" and not slurm.requeue(job.job_id):
-            raise RunError("Slurm refuses to requeue the job", where=f"job {job.job_id}", mend="Submit it again.")
-        _leave_out(job, attempts.nodes_to_exclude(events))
+        bad = attempts.nodes_to_exclude(events)
+        if ending != "requeued":
+            _refuse_to_wait_for_ever(job, bad)
+            if not slurm.requeue(job.job_id):
+                raise RunError("Slurm refuses to requeue the job", where=f"job {job.job_id}", mend="Submit it again.")
+        _leave_out(job, bad)
     return decision
+
+
+def _refuse_to_wait_for_ever(job: SlurmJob, bad: dict[str, str]) -> None:
+    """Raise ``RunError`` where the partition without its bad nodes is smaller than the job."""
+    there = slurm.nodes_of_partition(job.job_id) if bad else set()
+    good = there - bad.keys()
+    if there and len(good) < len(job.nodes):
+        told = "; ".join(f"{node}: {reason}" for node, reason in bad.items())
+        what = f"{len(good)} of the partition's {len(there)} nodes are good and the job needs {len(job.nodes)} ({told})"
+        raise RunError(what, where=f"job {job.job_id}", mend="Mend a node, or submit again with fewer.")
 
 
 def _saved_step(run_folder: Path) -> int:

@@ -1,7 +1,7 @@
 """launch/train.py with a fault on one rank, for tests of how a run ends.
 
-``FAULT``: what:rank:step, as in ``raise:1:3``. The fault strikes in the step's first micro-step; all else is the
-command as it is.
+``FAULT``: what:rank:step, as in ``raise:1:3``. The fault strikes in the step's first micro-step; ``freeze`` with step
+``first`` before the first check, with ``last`` behind the last step. All else is the command as it is.
 """
 
 import os
@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 
-from phi3v_dist.training import loop
+from phi3v_dist.training import loop, prepare, watch
 
 WHAT, RANK, STEP = os.environ["FAULT"].split(":")
 real_take_step = loop.take_step
@@ -41,6 +41,24 @@ FAULTS = {
     "sleep": sleep,
 }
 
-loop.take_step = take_step
+
+def frozen_before(function):
+    """``function``, with the rank frozen before it."""
+
+    def freezes(*arguments):
+        if os.environ["RANK"] == RANK:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return function(*arguments)
+
+    return freezes
+
+
+if STEP == "first":
+    watch.START_MINUTES = 0.3  # of patience
+    prepare.gather_materials = frozen_before(prepare.gather_materials)
+elif STEP == "last":
+    loop.mark_finished = frozen_before(loop.mark_finished)  # on rank 0; the others are in the last barrier
+else:
+    loop.take_step = take_step
 sys.argv[0] = "launch/train.py"
 runpy.run_path("launch/train.py", run_name="__main__")

@@ -45,6 +45,8 @@ def faulty_run(small_demo, folder: Path, fault: str, *options: str):
         ("raise:1:3", 1, ["rank 1", "ValueError: a bug of ours", "logs/rank-1.log"]),
         ("freeze:1:3", 70, ["rank 1", "frozen"]),
         ("sleep:1:3", 70, ["rank 1", "sleep", "faulty_train.py"]),
+        pytest.param("freeze:1:first", 70, ["rank 1", "checking"], marks=pytest.mark.slurm),
+        pytest.param("freeze:0:last", 70, ["rank 0", "frozen"], marks=pytest.mark.slurm),
     ],
 )
 def test_a_failing_rank_ends_the_run_with_one_line_that_names_it(small_demo, tmp_path, fault, code, told):

@@ -195,9 +195,10 @@ class Case:
 
     def seconds_lost(self) -> float:
         """From the fault until the run did its first step that it had not done before, less a step's usual time."""
-        again = [event["time"] for event in self.events("begin") if event["time"] > self.fault_time]
-        resumed = again[-1] if again else self.fault_time
         lines = self.steps()
+        begun = [event["time"] for event in self.events("begin")]
+        again = [started for started in begun if self.fault_time < started < lines[-1]["time"]]
+        resumed = again[-1] if again else self.fault_time
         before = [line["step"] for line in (*lines, *self.replayed()) if line["time"] <= resumed]
         first = next(line for line in lines if line["time"] > resumed and line["step"] > max(before, default=0))
         usual = sorted(line["step_seconds"] for line in lines)[len(lines) // 2]

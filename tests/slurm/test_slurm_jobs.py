@@ -6,7 +6,7 @@ import pytest
 from cases import Case, job_environment, write_site
 from launching import REPOSITORY
 
-from phi3v_dist.training.attempts import read_events
+from phi3v_dist.training.attempts import blame_node, read_events
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -98,6 +98,17 @@ def test_a_node_that_spoils_two_attempts_is_left_out(new_case, survival) -> None
     assert [event["node"] for event in case.events("blame")] == ["n1", "n1"]
     assert excluded == "n1"
     survival.add("a node that kills a rank in two attempts", "left out of the third", None, None)
+
+
+def test_a_job_that_its_partition_has_too_few_good_nodes_for_stops_and_tells_why(new_case) -> None:
+    case = new_case("few")
+    case.run_folder.mkdir()
+    for number in range(2, 10):
+        blame_node(case.run_folder, "1.0", f"n{number}", "its GPU is gone", certain=True)
+    job = case.submit("train_2node", extra="CONTAINER=(bash -c 'exit 1' -)").end()
+    assert (job.state, job.exit_code, job.restarts) == ("FAILED", 2, 0)
+    told = "1 of the partition's 9 nodes are good and the job needs 2 (n2: its GPU is gone; n3:"
+    assert told in case.errors()[-1]
 
 
 def test_every_rank_sees_all_gpus_of_its_node(new_case) -> None:

@@ -3,6 +3,7 @@
 Each test hits a training job on the virtual cluster, and writes its line into the table of survival.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -214,6 +215,44 @@ def test_a_full_disk_stops_with_the_reason_and_goes_on_once_there_is_room(
     filler.unlink()
     case.submit("train_2node", run_folder=cluster.small_disk / "train").end()
     case.assert_trained(undisturbed.losses())
+
+
+def test_a_disk_without_a_byte_left_stops_the_job_instead_of_starting_it_for_ever(
+    new_case, cluster, undisturbed, survival
+) -> None:
+    case = new_case("no-byte").submit("train_2node", run_folder=cluster.small_disk / "train")
+    case.reach(8)
+    filler = cluster.small_disk / "filler"
+    with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    job = case.end()
+    assert (job.state, job.restarts) == ("FAILED", 0)
+    stopped = case.errors()[-1]
+    assert "can't be written: No space left on device" in stopped
+    survival.add("scratch disk full to the last byte", "stopped: no space left", None, None)
+    filler.unlink()
+    case.submit("train_2node", run_folder=case.run_folder).end()
+    case.assert_trained(undisturbed.losses())
+
+
+def test_where_requeue_is_forbidden_a_chain_of_jobs_goes_on(new_case, undisturbed, survival) -> None:
+    case = new_case("chain")
+    chained = ("--no-requeue", "--job-name=chain", "--dependency=singleton")
+    first = case.submit("train_2node", slurm=chained).job
+    second = case.submit("train_2node", slurm=chained).job
+    third = case.submit("train_2node", slurm=chained).job
+    case.job = first
+    case.reach(8)
+    case.hit()
+    case.cluster.command("scancel", "--batch", "--signal=USR1", first)
+    case.cluster.wait_for(first, "FAILED", timeout=120)
+    assert "Slurm refuses to requeue the job. Submit it again." in case.log.read_text()
+    case.job = second
+    trained_after(case, "warning, where requeue is forbidden", survival, undisturbed, "saved, resumed by the next job")
+    assert case.steps_lost() == 0
+    assert case.cluster.wait_for(third, "COMPLETED", timeout=120).exit_code == 0
+    assert [event["event"] for event in case.events("begin")] == ["begin"] * 3
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from phi3v_dist.cluster.who import ALONE
+from phi3v_dist.errors import RunError
 from phi3v_dist.training.attempts import (
     ATTEMPTS,
     Decision,
@@ -35,8 +36,9 @@ def blame(attempt: str, node: str, *, certain: bool = False) -> dict:
     return {"event": "blame", "attempt": attempt, "node": node, "reason": f"{node} in {attempt}", "certain": certain}
 
 
-def end(attempt: str, srun_code: int | None = 0) -> dict:
-    return {"event": "end", "attempt": attempt, "srun_code": srun_code, "decision": "requeue", "reason": "", "step": 0}
+def end(attempt: str, srun_code: int | None = 0, ending: str = "running") -> dict:
+    told = {"decision": "requeue", "reason": "", "step": 0, "ending": ending}
+    return {"event": "end", "attempt": attempt, "srun_code": srun_code, **told}
 
 
 # -- the file
@@ -47,21 +49,21 @@ def test_what_is_told_is_read_back_in_order(tmp_path) -> None:
     tell_begin(tmp_path, "7.1", ["n1", "n2"], 20)
     tell_verdict(tmp_path, who, 70, "gone")
     blame_node(tmp_path, who, "n1", "slow", certain=True)
-    tell_end(tmp_path, "7.1", Decision("requeue", "gone"), step=25, srun_code=143)
+    tell_end(tmp_path, "7.1", Decision("requeue", "gone"), step=25, srun_code=143, ending="running")
     told = read_events(tmp_path)
     assert [event.pop("time") > 0 for event in told] == [True] * 4
     assert told == [
         {"event": "begin", "attempt": "7.1", "nodes": ["n1", "n2"], "step": 20},
         {"event": "verdict", "attempt": "7.1", "rank": 3, "node": "n2", "code": 70, "reason": "gone"},
         {"event": "blame", "attempt": "7.1", "node": "n1", "reason": "slow", "certain": True},
-        {"event": "end", "attempt": "7.1", "srun_code": 143, "decision": "requeue", "reason": "gone", "step": 25},
+        end("7.1", 143) | {"reason": "gone", "step": 25},
     ]
 
 
 def test_a_torn_line_hides_no_other(tmp_path) -> None:
     tell_begin(tmp_path, "7.0", ["n1"], 0)
     with open(tmp_path / ATTEMPTS, "a") as handle:
-        handle.write('{"event": "verd\n[]\n{"event": "blame"}\n')
+        handle.write('[]\n{"event": "blame"}\n{"event": "verd')
     tell_begin(tmp_path, "7.1", ["n1"], 0)
     assert [event["attempt"] for event in read_events(tmp_path)] == ["7.0", "7.1"]
 
@@ -69,6 +71,15 @@ def test_a_torn_line_hides_no_other(tmp_path) -> None:
 def test_telling_where_nothing_can_be_written_raises_nothing(tmp_path) -> None:
     tell_verdict(tmp_path / "nowhere", ALONE, 1, "why")
     assert read_events(tmp_path / "nowhere") == []
+
+
+def test_a_begin_or_an_end_that_the_disk_has_no_room_for_is_an_error_and_a_verdict_is_not(tmp_path) -> None:
+    (tmp_path / ATTEMPTS).symlink_to("/dev/full")
+    tell_verdict(tmp_path, ALONE, 1, "why")
+    with pytest.raises(RunError, match=f"{ATTEMPTS}: can't be written: No space left on device. Free space"):
+        tell_begin(tmp_path, "7.0", ["n1"], 0)
+    with pytest.raises(RunError, match="No space left on device"):
+        tell_end(tmp_path, "7.0", Decision("requeue", "gone"), step=0, srun_code=1, ending="running")
 
 
 def _tell_many(folder) -> None:
@@ -129,6 +140,12 @@ def test_an_attempt_that_was_turned_away_is_not_counted() -> None:
     assert decided_begin(events, "7.3", step=0).action == "start"
 
 
+def test_an_attempt_whose_nodes_slurm_took_away_is_not_counted() -> None:
+    events = [begin(f"7.{number}", 0) for number in range(3)]
+    assert decided_begin([*events, end("7.1", ending="running")], "7.3", step=0).action == "stop"
+    assert decided_begin([*events, end("7.1", ending="requeued")], "7.3", step=0).action == "start"
+
+
 # -- end
 
 
@@ -160,13 +177,6 @@ def test_a_cancelled_job_is_left_alone_and_a_finished_one_is_done() -> None:
 @pytest.mark.parametrize("ending", ["time limit", "requeued"])
 def test_what_slurm_ends_goes_on_later(ending: str) -> None:
     assert decided_end([], ending=ending).action == "requeue"
-
-
-def test_a_failed_preflight_stops_unless_it_names_a_node_or_lost_a_rank() -> None:
-    assert decided_end([], preflight_failed=True).action == "stop"
-    assert decided_end([blame("7.0", "n1", certain=True)], preflight_failed=True).action == "requeue"
-    assert decided_end([verdict("7.0", 70)], preflight_failed=True).action == "requeue"
-    assert decided_end([verdict("7.0", 2), blame("7.0", "n1")], preflight_failed=True).action == "stop"
 
 
 # -- nodes

@@ -7,7 +7,7 @@ import pytest
 from phi3v_dist.cluster.slurm import SlurmJob
 from phi3v_dist.cluster.who import ALONE
 from phi3v_dist.errors import RunError
-from phi3v_dist.training.attempts import mark_finished, read_events, tell_begin, tell_verdict
+from phi3v_dist.training.attempts import ATTEMPTS, mark_finished, read_events, tell_begin, tell_verdict
 from phi3v_dist.training.requeue import begin_job, end_job
 
 JOB = SlurmJob("7", restarts=3, nodes=["n1", "n2"], end=None)
@@ -62,12 +62,21 @@ def test_what_a_person_must_mend_is_said_again_at_the_end(tmp_path) -> None:
         "decision": "stop",
         "reason": "loss is not finite",
         "step": 0,
+        "ending": "running",
     }
 
 
 def test_a_requeue_that_slurm_refuses_is_said(tmp_path) -> None:
     with pytest.raises(RunError, match="Slurm refuses to requeue"):
         end_job(tmp_path, JOB, srun_code=143)
+
+
+def test_a_full_disk_stops_the_job_instead_of_starting_it_for_ever(tmp_path) -> None:
+    (tmp_path / ATTEMPTS).symlink_to("/dev/full")
+    with pytest.raises(RunError, match="No space left on device"):
+        begin_job(tmp_path, JOB, most_attempts=3)
+    with pytest.raises(RunError, match="No space left on device"):
+        end_job(tmp_path, JOB, srun_code=1)
 
 
 def test_a_node_whose_task_was_killed_is_blamed(tmp_path) -> None:
