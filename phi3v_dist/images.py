@@ -2,7 +2,8 @@
 
 Enters: the bytes of a file. Leaves: an 8-bit RGB picture as a person would see it on a white page: turned by its EXIF
 note, transparency laid on white, 16 bits scaled to 8, the first frame of an animation, every pixel decoded. Or an
-``ImageError`` with a short stable reason. ``image_size`` gives the same size from the header alone.
+``ImageError`` with a short stable reason. ``image_size`` gives the same size from the header alone, and ``oddities``
+what a reader other than this one may trip over.
 """
 
 import io
@@ -11,6 +12,7 @@ import warnings
 from typing import Final
 
 import numpy
+import simplejpeg
 from PIL import ExifTags, Image
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")  # none that calls another program
@@ -32,25 +34,26 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 class ImageError(Exception):
-    """``reason`` is one of: empty, not a picture, too large, truncated, damaged, pixel type."""
+    """``reason`` is one of: empty, not a picture, too large, truncated, damaged, damaged inside, pixel type."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-def open_image(data: bytes, *, max_megapixels: float = math.inf) -> Image.Image:
+def open_image(data: bytes, *, max_megapixels: float = math.inf, strict: bool = False) -> Image.Image:
     """Decode a picture completely to RGB (uint8). Raises ``ImageError``; a size above the limit before decoding.
 
-    Only the catalogue's checks need a limit: what is read from shards has passed it.
+    Only the catalogue's checks need a limit, and to be ``strict``: what is read from shards has passed them. Pillow
+    takes a JPEG whose middle is damaged for whole, and grey stripes for the picture; a strict decoder refuses it
+    ("damaged inside"), and gives the same pixels of all others (tests/test_images.py).
     """
     with warnings.catch_warnings(action="ignore"):  # of odd metadata, one line for each picture
         picture = _identified(data)
         if picture.width * picture.height > max_megapixels * 1e6:
             raise ImageError("too large")
         orientation = _orientation(picture)
-        _decode(picture)
-        picture = as_rgb(picture)
+        picture = as_rgb(_decoded(picture, data, strict))
     return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
 
 
@@ -73,13 +76,43 @@ def _identified(data: bytes) -> Image.Image:
         raise ImageError("not a picture") from error
 
 
-def _decode(picture: Image.Image) -> None:
+def oddities(data: bytes) -> list[str]:
+    """Which of these a picture is: turned, cmyk, deep, transparent, animated. From the header alone, as above."""
+    with warnings.catch_warnings(action="ignore"):
+        picture = _identified(data)
+        found = {
+            "turned": _orientation(picture) in _TURNS,
+            "cmyk": picture.mode == "CMYK",
+            "deep": picture.mode in ("I", "F") or picture.mode.startswith("I;"),
+            "transparent": picture.has_transparency_data,
+            "animated": getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO",
+        }
+        return [kind for kind, is_so in found.items() if is_so]
+
+
+def _decoded(picture: Image.Image, data: bytes, strict: bool) -> Image.Image:
     try:
+        if strict and picture.format in ("JPEG", "MPO"):
+            return _strictly_decoded(picture, data)
         picture.load()
-    except MemoryError:
+    except (MemoryError, ImageError):
         raise
     except Exception as error:  # as above
         raise ImageError("truncated" if "truncated" in str(error) else "damaged") from error
+    return picture
+
+
+def _strictly_decoded(picture: Image.Image, data: bytes) -> Image.Image:
+    space = {"L": "GRAY", "CMYK": "CMYK"}.get(picture.mode, "RGB")
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colorspace=space)
+    except ValueError:
+        picture.load()  # says what Pillow finds, where it finds anything
+        raise ImageError("damaged inside") from None
+    if space == "CMYK":
+        picture.load()  # inverted by some writers, which Pillow knows
+        return picture
+    return Image.fromarray(pixels[..., 0] if space == "GRAY" else pixels)
 
 
 def _orientation(picture: Image.Image) -> int:

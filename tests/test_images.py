@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from phi3v_dist.images import ImageError, image_size, open_image
+from phi3v_dist.images import ImageError, image_size, oddities, open_image
 
 
 def encoded(picture: Image.Image, form: str, **options) -> bytes:
@@ -171,3 +171,54 @@ def test_a_changed_byte_gives_a_picture_or_an_image_error(position: int, value: 
         return
     assert picture.mode == "RGB"
     assert picture.size == image_size(bytes(data))
+
+
+def photograph(width: int = 320, height: int = 200) -> Image.Image:
+    """A smooth picture with some grain, as JPEGs of a camera are."""
+    across, down = numpy.meshgrid(numpy.linspace(0, 6, width), numpy.linspace(0, 4, height))
+    waves = numpy.stack([numpy.sin(across + k) * numpy.cos(down * (k + 1)) for k in range(3)], axis=-1)
+    grain = numpy.random.default_rng(1).normal(0, 6, waves.shape)
+    return Image.fromarray(numpy.clip(128 + 90 * waves + grain, 0, 255).astype(numpy.uint8))
+
+
+JPEGS = {
+    "baseline": encoded(photograph(), "JPEG", quality=90),
+    "progressive": encoded(photograph(), "JPEG", quality=85, progressive=True),
+    "4:4:4": encoded(photograph(), "JPEG", subsampling=0),
+    "grey": encoded(photograph().convert("L"), "JPEG"),
+    "CMYK": encoded(photograph().convert("CMYK"), "JPEG"),
+    "behind bytes of another program": encoded(photograph(), "JPEG") + b"padding" * 9,
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_the_strict_decoder_gives_pillows_pixels(kind: str) -> None:
+    strict, lenient = open_image(JPEGS[kind], strict=True), open_image(JPEGS[kind])
+    assert numpy.array_equal(numpy.asarray(strict), numpy.asarray(lenient))
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_with_a_hole_in_its_middle_passes_pillow_and_is_found(kind: str) -> None:
+    data = bytearray(JPEGS[kind])
+    middle = len(data) // 2
+    data[middle : middle + 900] = bytes(900)
+    open_image(bytes(data))
+    with pytest.raises(ImageError, match="damaged inside"):
+        open_image(bytes(data), strict=True)
+
+
+def test_a_jpeg_that_ends_early_is_truncated_for_the_strict_decoder_too() -> None:
+    with pytest.raises(ImageError, match="truncated"):
+        open_image(JPEGS["baseline"][:-2000], strict=True)
+
+
+def test_oddities_are_named() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = [photograph(20, 10).convert("P"), Image.new("P", (20, 10))]
+    assert oddities(encoded(photograph(), "JPEG", exif=exif)) == ["turned"]
+    assert oddities(JPEGS["CMYK"]) == ["cmyk"]
+    assert oddities(deep_png([1, 2, 3], 0)) == ["deep"]
+    assert oddities(encoded(Image.new("RGBA", (4, 4)), "PNG")) == ["transparent"]
+    assert "animated" in oddities(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert oddities(JPEGS["baseline"]) == oddities(JPEGS["grey"]) == []

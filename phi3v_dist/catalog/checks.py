@@ -12,20 +12,25 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from phi3v_dist.catalog.pictures import NotFetched, Picture, picture_of
 from phi3v_dist.catalog.tables import RawRow
 from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.images import ImageError, open_image
 
 _PRICE = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")  # float() would take 1_000, inf and nan too
+_LINE_ENDS = str.maketrans("\n\r\t", "   ")  # a description may have them, a title may not
 _LONGEST_VALUE = 200  # characters of a wrong value that a reject keeps
 
 
 @dataclass(frozen=True)
 class Product:
-    """A row that passed the checks of the table. ``row``: its line in the file. ``price`` is above 0."""
+    """A row that passed the checks of the table. ``row``: as ``RawRow`` counts. ``price`` is above 0.
+
+    ``pictures``: at least one. ``further``: the same names for all products, empty where a product lacks the text.
+    """
 
     row: int
     code: str
@@ -33,7 +38,8 @@ class Product:
     category: str
     price: float
     currency: str
-    image_path: Path
+    pictures: tuple[Picture, ...]
+    further: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,29 +66,33 @@ def check_rows(rows: Sequence[RawRow], options: CatalogOptions) -> tuple[list[Pr
         if verdict is not None:
             rejects.append(_reject(options, row.row, row.code, *verdict))
         else:
-            path = root / row.image_path
+            pictures = tuple(picture_of(cell, root) for cell in row.pictures[: options.max_pictures])
             facts = (row.row, row.code, row.title, row.category, float(row.price), row.currency)
-            products[row.code] = Product(*facts, image_path=path)
+            products[row.code] = Product(*facts, pictures=pictures, further=row.further)
     return list(products.values()), rejects
 
 
-def check_picture(product: Product, options: CatalogOptions) -> Reject | None:
-    """Decode a product's picture. Returns a reject, or None if the picture is good."""
-    verdict = _picture_fault_of(product.image_path, options)
-    return None if verdict is None else _reject(options, product.row, product.code, *verdict)
+def check_pictures(product: Product, options: CatalogOptions) -> Reject | None:
+    """Decode a product's pictures. Returns a reject for the first that is wrong, or None."""
+    for picture in product.pictures:
+        if (fault := _picture_fault_of(picture, options)) is not None:
+            return _reject(options, product.row, product.code, f"picture: {fault[0]}", fault[1])
+    return None
 
 
-def _picture_fault_of(path: Path, options: CatalogOptions) -> tuple[str, str] | None:
+def _picture_fault_of(picture: Picture, options: CatalogOptions) -> tuple[str, str] | None:
     try:
-        picture = open_image(path.read_bytes(), max_megapixels=options.max_image_megapixels)
+        opened = open_image(picture.read(), max_megapixels=options.max_image_megapixels)
+    except NotFetched:
+        return "not fetched", str(picture)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return "picture: missing", str(path)
+        return "missing", str(picture)
     except OSError as error:
-        return "picture: unreadable", f"{path}: {error.strerror}"
+        return "unreadable", f"{picture}: {error.strerror}"
     except ImageError as error:
-        return f"picture: {error.reason}", str(path)
-    if min(picture.size) < options.min_image_side:
-        return "picture: too small", f"{path}: {picture.width} x {picture.height}"
+        return error.reason, str(picture)
+    if min(opened.size) < options.min_image_side:
+        return "too small", f"{picture}: {opened.width} x {opened.height}"
     return None
 
 
@@ -90,16 +100,33 @@ def _fault_of(row: RawRow, currency: str, options: CatalogOptions) -> tuple[str,
     """Reason and value of the first fault of a row."""
     if not row.fits:
         return "row: other number of cells than the header", " | ".join((row.code, row.title, row.category))
+    return _fault_of_texts(row, options) or _fault_of_price(row, currency) or _fault_of_pictures(row)
+
+
+def _fault_of_texts(row: RawRow, options: CatalogOptions) -> tuple[str, str] | None:
     for column, text in (("code", row.code), ("title", row.title), ("category", row.category)):
         if (fault := _text_fault_of(text, options.max_text_characters)) is not None:
             return f"{column}: {fault}", text
+    for name, text in row.further.items():
+        lines = text.translate(_LINE_ENDS)
+        if text and (fault := _text_fault_of(lines, options.max_further_characters)) is not None:
+            return f"further.{name}: {fault}", text
+    return None
+
+
+def _fault_of_price(row: RawRow, currency: str) -> tuple[str, str] | None:
     if (fault := _price_fault_of(row.price)) is not None:
         return f"price: {fault}", row.price
     if row.currency != currency or not currency:
         return "currency: other than the catalogue's", f"{row.currency}, expected {currency}"
-    if not row.image_path or "\0" in row.image_path:
-        return "picture: missing", row.image_path
     return None
+
+
+def _fault_of_pictures(row: RawRow) -> tuple[str, str] | None:
+    if not row.pictures:
+        return "picture: missing", ""
+    wrong = (picture for picture in row.pictures if isinstance(picture, str) and "\0" in picture)
+    return next((("picture: missing", picture) for picture in wrong), None)
 
 
 def _text_fault_of(text: str, most_characters: int) -> str | None:
@@ -107,9 +134,9 @@ def _text_fault_of(text: str, most_characters: int) -> str | None:
         return "empty"
     if len(text) > most_characters:
         return "too long"
-    if any(unicodedata.category(character) == "Cc" for character in text):
+    if not text.isprintable() and any(unicodedata.category(character) == "Cc" for character in text):
         return "control characters"
-    return None
+    return "broken characters" if "\ufffd" in text else None  # another encoding was read as UTF-8, here or earlier
 
 
 def _price_fault_of(text: str) -> str | None:

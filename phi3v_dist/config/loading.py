@@ -5,6 +5,7 @@ value and what is allowed. Overrides are laid over the raw dictionary and everyt
 came in later is held to the same rules, and an error knows its origin.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -43,7 +44,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig
     except ValidationError as error:
         raise _first_error(error, origins, str(path)) from None
     check_rooms(config)
-    return LoadedConfig(config, {key: origins.get(key, DEFAULT) for key, _ in _leaves(config)})
+    return LoadedConfig(config, {key: _origin_of_leaf(key, origins) for key, _ in _leaves(config)})
 
 
 def check_rooms(config: RunConfig) -> None:
@@ -60,6 +61,9 @@ def check_rooms(config: RunConfig) -> None:
             value=packing.choose_documents,
             mend=f"Set it to {packing.pool_documents} or less.",
         )
+    if not config.catalog.columns.currency and config.catalog.currency is None:
+        mend = "Name the currency of all prices, as in catalog.currency=EUR"
+        raise ConfigError("no column says the currency", where="catalog.columns.currency", value="null", mend=mend)
     if config.catalog.heldout_share == 1:
         mend = "Set a share below 1."
         raise ConfigError("no product would be left to train on", where="catalog.heldout_share", value=1, mend=mend)
@@ -168,6 +172,8 @@ def _first_error(error: ValidationError, origins: dict[str, str], path: str) -> 
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
     key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":  # a place inside a list or mapping: the option is what a user knows
+        key = next((known for known in _prefixes(key) if _field_of(known) is not None), key)
     if key not in origins:  # a room that an override of one of its options brought in
         key = next((inner for inner in origins if _within(inner, key)), key)
     where = _origin_of(key, origins) or path
@@ -181,6 +187,9 @@ def _wrong_value(key: str, where: str, fault: ErrorDetails) -> ConfigError:
         mend = f"Write its options below it, as in {key}.{next(_names_below(key), '…')}=…"
         return ConfigError(f"{key} is a group of options", where=where, value=fault["input"], mend=mend)
     mend = f"It is: {field.description} Default: {value_text(field.default)}"
+    allowed = fault.get("ctx", {}).get("expected", "") if fault["type"] == "literal_error" else ""
+    if near := get_close_matches(str(fault["input"]), re.findall("'([^']+)'", allowed), n=1):
+        mend = f"Did you mean {near[0]}? {mend}"
     what = f"{key} {message}" if message.startswith("should") else f"{key}: {message}"
     value = "null" if fault["input"] is None else fault["input"]
     return ConfigError(what, where=where, value=value, mend=mend)
@@ -196,9 +205,20 @@ def _unknown_key(key: str, where: str) -> ConfigError:
 
 def _origin_of(key: str, origins: dict[str, str]) -> str | None:
     """Origin of a key, or of the nearest room above it."""
-    while key and key not in origins:
+    return next((origins[above] for above in _prefixes(key) if above in origins), None)
+
+
+def _origin_of_leaf(key: str, origins: dict[str, str]) -> str:
+    """Origin of an option; of a mapping, the last of its entries' if it has none of its own."""
+    inner = [origin for other, origin in origins.items() if _within(other, key)]
+    return origins.get(key) or (inner[-1] if inner else DEFAULT)
+
+
+def _prefixes(key: str) -> Iterator[str]:
+    """The key, then the keys above it."""
+    while key:
+        yield key
         key = key.rpartition(".")[0]
-    return origins.get(key)
 
 
 def _within(leaf: str, key: str) -> bool:

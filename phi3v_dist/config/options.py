@@ -7,7 +7,7 @@ checked in ``loading.check_rooms``.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _refuse_boolean(value: object) -> object:
@@ -16,10 +16,39 @@ def _refuse_boolean(value: object) -> object:
     return value
 
 
+def _as_list(value: object) -> object:
+    """One name stands for a list of one, null for none."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else value
+
+
+class NamedColumns(dict[str, str]):
+    """Name → column; hashable, as all options are, because nobody changes it."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
+
+
 Count = Annotated[int, BeforeValidator(_refuse_boolean), Field(ge=1)]
 CountOrZero = Annotated[int, BeforeValidator(_refuse_boolean), Field(ge=0)]
 Number = Annotated[float, BeforeValidator(_refuse_boolean), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_refuse_boolean), Field(ge=0, le=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+OneOrMoreNames = Annotated[Names, Field(min_length=1)]
+
+# What each rule does, with examples: catalog/rules.py.
+TextRule = Literal[
+    "strip_html",
+    "unescape_lines",
+    "collapse_spaces",
+    "first_of_list",
+    "deepest_of_list",
+    "first_of_path",
+    "last_of_path",
+]
+PriceRule = Literal["decimal_point", "decimal_comma"]
+PictureRule = Literal["magento_path"]
 
 
 class Options(BaseModel):
@@ -29,27 +58,66 @@ class Options(BaseModel):
 
 
 class ColumnOptions(Options):
-    """Which column of the product table holds what. Defaults: the DBQ Burberry tables."""
+    """Which column of the product table holds what. Defaults: the DBQ Burberry tables.
 
-    product_code: str = Field("product_code", description="Unique code of a product; decides its split.")
-    title: str = Field("title", description="Name of the product.")
-    category: str = Field("category3_code", description="Category of the product.")
-    price: str = Field("full_price", description="Price, a decimal number above 0.")
-    currency: str = Field("currency_code", description="Currency of the price.")
-    image_path: str = Field("local_image_path", description="Picture file, relative to catalog.image_root.")
+    A list of columns: the first that isn't empty counts; of ``image_path`` all do.
+    """
+
+    product_code: OneOrMoreNames = Field(("product_code",), description="Unique code of a product; decides its split.")
+    title: OneOrMoreNames = Field(("title",), description="Name of the product.")
+    category: OneOrMoreNames = Field(("category3_code",), description="Category of the product.")
+    price: OneOrMoreNames = Field(("full_price",), description="Price, a decimal number above 0 (or catalog.rules).")
+    currency: Names = Field(("currency_code",), description="Currency of the price; null: catalog.currency is.")
+    image_path: OneOrMoreNames = Field(
+        ("local_image_path",), description="Pictures: files relative to catalog.image_root, URLs, or bytes."
+    )
+    further: Annotated[dict[str, str], AfterValidator(NamedColumns)] = Field(
+        NamedColumns(), description="More text that travels with a product: name → column, as in brand: Vendor."
+    )
+
+
+class RuleOptions(Options):
+    """Named rules that clean the cells of a column, one after the other; catalog/rules.py shows each."""
+
+    title: tuple[TextRule, ...] = Field((), description="Rules for titles.")
+    category: tuple[TextRule, ...] = Field((), description="Rules for categories.")
+    price: tuple[PriceRule, ...] = Field((), description="Rules for prices; without one only 1299.00 is a number.")
+    image_path: tuple[PictureRule, ...] = Field((), description="Rules for picture paths and URLs.")
+    further: tuple[TextRule, ...] = Field((), description="Rules for all texts of columns.further.")
 
 
 class CatalogOptions(Options):
     """catalog/: from a product table to checked products."""
 
-    table: str = Field("catalog/products.csv", description="Product table: CSV with a header line.")
+    table: str = Field(
+        "catalog/products.csv",
+        description="Product table: file (CSV, TSV, JSONL, Parquet, Arrow), folder, or Hugging Face data set name.",
+    )
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "arrow", "dataset"] = Field(
+        "auto", description="Kind of table; auto: by its ending. arrow: also a folder of save_to_disk."
+    )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="Sign between the cells of a CSV or TSV file; default: comma or tab."
+    )
+    dataset_split: str = Field("train", description="Split of a data set to read, as the datasets library names it.")
+    dataset_config: str | None = Field(None, description="Configuration of a data set that has several.")
+    dataset_revision: str | None = Field(None, description="Commit or tag of a data set on the hub.")
     image_root: str | None = Field(None, description="Folder that picture paths start from; default: the table's.")
     columns: ColumnOptions = Field(default_factory=ColumnOptions, description="Column names.")
+    rules: RuleOptions = Field(default_factory=RuleOptions, description="Rules that clean cells.")
+    picture_separator: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="Sign between several pictures in one cell; a JSON list needs none."
+    )
+    join_rows: bool = Field(False, description="Rows of one code that follow each other are one product.")
+    max_pictures: Annotated[Count, Field(le=99)] = Field(
+        3, description="Of more pictures the first so many are kept; 3 of 16 crops fill a pack of 8192 tokens."
+    )
     currency: str | None = Field(None, description="Only currency accepted; default: the most frequent one.")
     heldout_share: Share = Field(0.1, description="Share of products held out from training, by hash of the code.")
     min_image_side: Count = Field(16, description="Pictures with a shorter side than this are rejected (pixels).")
     max_image_megapixels: Number = Field(100.0, description="Larger pictures are rejected unread (megapixels).")
     max_text_characters: Count = Field(500, description="Longer titles or categories are rejected (characters).")
+    max_further_characters: Count = Field(10_000, description="The same for each text of columns.further.")
     max_reject_share: Share = Field(0.2, description="Above this share of rejects the command ends with code 3.")
 
 

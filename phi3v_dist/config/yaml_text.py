@@ -82,7 +82,11 @@ def _mapping(loader: RecipeLoader, node: yaml.MappingNode, above: str, lines: di
 
 
 def value_text(value: Any) -> str:
-    """A scalar as YAML that versions 1.1 and 1.2 read alike."""
+    """A value on one line, as YAML that versions 1.1 and 1.2 read alike."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{value_text(key)}: {value_text(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(value_text, value)) + "]"
     if not isinstance(value, str):
         return yaml.safe_dump(value).splitlines()[0]
     plain = _PLAIN.fullmatch(value) and yaml.safe_load(value) == value == parse_value(value)

@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("category", pa.string()),
         ("price", pa.float64()),
         ("currency", pa.string()),
+        ("further", pa.string()),  # JSON object of texts: one flat column, whatever a catalogue calls them
         ("json_offset", pa.int64()),  # first byte of the member's data in the tar file
         ("json_bytes", pa.int64()),
         ("image_offset", pa.list_(pa.int64())),
@@ -171,7 +172,9 @@ def _sample_row(
     text_bytes = _content(tar, text)
     contents = [_content(tar, picture) for picture in pictures]
     sizes = [image_size(content) for content in contents]
-    return json.loads(text_bytes) | {
+    told = json.loads(text_bytes)
+    return told | {
+        "further": json.dumps(told["further"], sort_keys=True, ensure_ascii=False),
         "shard": shard,
         "key": key,
         "split": split,

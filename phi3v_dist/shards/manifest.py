@@ -6,7 +6,7 @@ written last, so a folder is a shard folder if and only if it is there; ``read_m
 ::
 
     FOLDER/
-      train/train-000000.tar …     KEY.00.jpg, KEY.00.png, … (the original bytes), KEY.json
+      train/train-000000.tar …     KEY.00.jpg, KEY.01.png, … (the original bytes), KEY.json
       heldout/heldout-000000.tar …   a number is missing where none of its products had a right picture
       index.parquet                one row per sample (shards/index.py)
       rejects.parquet              one row per rejected product (shards/rejects.py)
@@ -16,16 +16,18 @@ written last, so a folder is a shard folder if and only if it is there; ``read_m
 import hashlib
 import json
 import platform
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from phi3v_dist import __version__
+from phi3v_dist.catalog.tables import table_sha256 as hash_table
 from phi3v_dist.config.options import CatalogOptions, ShardOptions
-from phi3v_dist.errors import CatalogError, ShardError
+from phi3v_dist.errors import ShardError
 from phi3v_dist.files import sha256_of
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: several pictures, further texts
 SPLITS = ("train", "heldout")
 MANIFEST_NAME, INDEX_NAME, REJECTS_NAME = "manifest.json", "index.parquet", "rejects.parquet"
 MAKE_THEM = "Make the shards: python tools/make_shards.py --config RECIPE"
@@ -46,15 +48,7 @@ def describe_input(catalog: CatalogOptions, shards: ShardOptions) -> dict[str, A
     Pictures are not hashed: to know that nothing changed must cost seconds, not a pass over all bytes.
     Raises ``CatalogError`` when the table can't be read.
     """
-    try:
-        table_sha256 = sha256_of(catalog.table)
-    except OSError as error:
-        raise CatalogError(
-            f"the product table can't be read ({error.strerror})",
-            where="catalog.table",
-            value=catalog.table,
-            mend="Set catalog.table to a CSV file with a header line.",
-        ) from None
+    table_sha256 = hash_table(catalog)
     options = catalog.model_dump(mode="json", exclude=_OPTIONS_WITHOUT_EFFECT)
     options["samples_per_shard"] = shards.samples_per_shard
     told = {"schema_version": SCHEMA_VERSION, "table_sha256": table_sha256, "options": options}
@@ -79,12 +73,12 @@ def build_manifest(
         "index": describe_file(folder, INDEX_NAME),
         "rejects": describe_file(folder, REJECTS_NAME) | {"count": sum(reasons.values()), "by_reason": reasons},
         "input": described,
-        "features": _features(shards),
+        "features": _features(shards, described["options"]["columns"]["further"]),
         "made_with": _made_with(),
     }
 
 
-def _features(shards: list[dict[str, Any]]) -> dict[str, Any]:
+def _features(shards: list[dict[str, Any]], further: Iterable[str]) -> dict[str, Any]:
     """What ``datasets.Features.from_dict`` takes: all members that occur in any sample.
 
     ``datasets`` guesses them from the first five samples and fails where a later one differs (a PNG after five
@@ -92,7 +86,8 @@ def _features(shards: list[dict[str, Any]]) -> dict[str, Any]:
     """
     members = sorted({member for shard in shards for member in shard["members"]} - {"json"})
     pictures = {member: {"_type": "Image"} for member in members}
-    return {"json": _JSON_FEATURES, **pictures, "__key__": _TEXT, "__url__": _TEXT}
+    told = _JSON_FEATURES | {"further": dict.fromkeys(sorted(further), _TEXT)}
+    return {"json": told, **pictures, "__key__": _TEXT, "__url__": _TEXT}
 
 
 def _made_with() -> dict[str, str]:

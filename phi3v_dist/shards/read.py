@@ -7,7 +7,7 @@ opened anew. A reader serves one thread. No torch in here.
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from phi3v_dist.shards.index import ShardIndex, content_hash
@@ -18,7 +18,9 @@ _MAX_OPEN_FILES = 128
 
 @dataclass(frozen=True)
 class Sample:
-    """One product as it lies in a shard; ``images``: original bytes of each picture, at least one."""
+    """One product as it lies in a shard; ``images``: original bytes of each picture, at least one. ``further``: more
+    texts of the product, by the names that its catalogue gave them.
+    """
 
     number: int
     key: str
@@ -28,6 +30,7 @@ class Sample:
     price: float
     currency: str
     images: tuple[bytes, ...]
+    further: dict[str, str] = field(default_factory=dict)
 
 
 class DamagedSample(Exception):
@@ -72,7 +75,7 @@ class ShardReader:
             raise _damage(row, "the bytes are not the ones the index was made from (SHA-256 differs)")
         try:
             told = json.loads(text)
-            product = {name: told[name] for name in ("product_code", "title", "category", "currency")}
+            product = {name: told[name] for name in ("product_code", "title", "category", "currency", "further")}
             price = float(told["price"])
         except (ValueError, TypeError, KeyError) as error:
             raise _damage(row, f"the JSON can't be read ({error!r})") from None

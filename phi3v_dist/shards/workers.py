@@ -16,7 +16,7 @@ from itertools import islice
 from multiprocessing import get_context
 from typing import Any
 
-from phi3v_dist.catalog.checks import Product, Reject, check_picture
+from phi3v_dist.catalog.checks import Product, Reject, check_pictures
 from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.errors import ShardError
 from phi3v_dist.shards.index import index_shard
@@ -88,7 +88,7 @@ def _tasks(shelves: Iterable[Shelf]) -> Iterator[tuple[Shelf, tuple[Product, ...
 
 
 def _check_products(products: Sequence[Product], catalog: CatalogOptions) -> list[Reject | None]:
-    return [check_picture(product, catalog) for product in products]
+    return [check_pictures(product, catalog) for product in products]
 
 
 def _finish(staging: Staging, tar: str, facts: dict[str, Any], rejects: list[Reject]) -> None:

@@ -21,6 +21,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from phi3v_dist.catalog.checks import Product, Reject, check_rows
+from phi3v_dist.catalog.pictures import Picture
 from phi3v_dist.catalog.tables import read_table
 from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.console import progress, say
@@ -86,15 +87,13 @@ def make_shards(catalog: CatalogOptions, shards: ShardOptions) -> ShardSummary:
 def make_part(catalog: CatalogOptions, shards: ShardOptions, part: Part) -> ShardSummary | PartSummary:
     """Write a part's tar files, and when it finds that no other is missing, the rest of the folder. Else as above."""
     folder = Path(shards.folder).absolute()
-    if not Path(catalog.table).is_file():
-        read_table(catalog)  # raises, and names the tables nearby
     described = describe_input(catalog, shards)
     staging = Staging(folder, described["fingerprint"])
     if (folder / MANIFEST_NAME).exists():
         return _standing(staging, described)
-    rows = read_table(catalog)
+    rows = list(read_table(catalog))
     if not rows:
-        raise CatalogError("no row below its header", where=catalog.table, mend="Export the table again.")
+        raise CatalogError("has no row", where=catalog.table, mend="Export the table again.")
     products, rejects = check_rows(rows, catalog)
     assert len(products) + len(rejects) == len(rows), "a row was lost between table and checks"
     shelves = fill_shelves(products, catalog.heldout_share, shards.samples_per_shard)
@@ -213,24 +212,28 @@ def _members(product: Product) -> dict[str, bytes]:
     told = {
         "category": product.category,
         "currency": product.currency,
+        "further": product.further,
         "price": float(product.price),
         "product_code": product.code,
         "title": product.title,
     }
-    picture, suffix = _picture(product)
-    return {f"00.{suffix}": picture, "json": json.dumps(told, sort_keys=True, ensure_ascii=False).encode()}
+    members = {}
+    for number, picture in enumerate(product.pictures):
+        content, suffix = _content(picture, product.row)
+        members[f"{number:02d}.{suffix}"] = content
+    return members | {"json": json.dumps(told, sort_keys=True, ensure_ascii=False).encode()}
 
 
-def _picture(product: Product) -> tuple[bytes, str]:
+def _content(picture: Picture, row: int) -> tuple[bytes, str]:
     """A picture's bytes, and its suffix by content: a file name's ending may lie, readers choose a decoder by it."""
     try:
-        content = product.image_path.read_bytes()
+        content = picture.read()
         kind = Image.open(io.BytesIO(content), formats=FORMATS).format or ""
     except OSError:
         raise CatalogError(
             "the picture could be read a moment ago, now it can't",
-            where=f"row {product.row}",
-            value=str(product.image_path),
+            where=f"row {row}",
+            value=str(picture),
             mend="Leave the pictures alone while shards are made, then start again.",
         ) from None
     return content, _SUFFIXES.get(kind, kind.lower())

@@ -14,6 +14,7 @@ from transformers import initialization
 from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
 
 from phi3v_dist.checkpoints.choose import Checkpoint
+from phi3v_dist.cluster.compiled import forget_shared_buffers
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.options import RunConfig
 from phi3v_dist.errors import ConfigError
@@ -53,6 +54,7 @@ def start_engine(model: Phi3VForCausalLM, config: RunConfig, backend: Backend, s
         config=settings,
         dist_init_required=False,
     )
+    forget_shared_buffers()  # it has let all ranks meet
     return engine
 
 

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from phi3v_dist.catalog.checks import Product, Reject, check_picture, check_rows
+from phi3v_dist.catalog.checks import Product, Reject, check_pictures, check_rows
+from phi3v_dist.catalog.pictures import Picture
 from phi3v_dist.catalog.tables import RawRow
 from phi3v_dist.config.options import CatalogOptions
 
-OPTIONS = CatalogOptions(table="shop/products.csv", max_text_characters=20)
+OPTIONS = CatalogOptions(table="shop/products.csv", max_text_characters=20, max_further_characters=30)
 GOOD = {
     "row": 2,
     "code": "1",
@@ -20,7 +21,7 @@ GOOD = {
     "category": "TIES",
     "price": "95.50",
     "currency": "EUR",
-    "image_path": "1.jpg",
+    "pictures": ("1.jpg",),
 }
 
 
@@ -33,7 +34,7 @@ def checked(*changes: dict, options: CatalogOptions = OPTIONS) -> tuple[list[Pro
 
 def test_a_good_row_becomes_a_product() -> None:
     products, rejects = checked({})
-    assert products == [Product(2, "2", "Red Tie", "TIES", 95.5, "EUR", Path("shop/1.jpg"))]
+    assert products == [Product(2, "2", "Red Tie", "TIES", 95.5, "EUR", (Picture(Path("shop/1.jpg")),))]
     assert rejects == []
 
 
@@ -51,7 +52,11 @@ def test_a_good_row_becomes_a_product() -> None:
         ({"price": "9" * 400}, "price: not a number", "9" * 200),
         *(({"price": bad}, "price: not above zero", bad) for bad in ("0", "-3", "0.00")),
         ({"currency": "USD"}, "currency: other than the catalogue's", "USD, expected EUR"),
-        ({"image_path": ""}, "picture: missing", ""),
+        ({"title": "M\ufffdtze"}, "title: broken characters", "M\ufffdtze"),
+        ({"further": {"brand": "B" * 31}}, "further.brand: too long", "B" * 31),
+        ({"further": {"brand": "A\x07"}}, "further.brand: control characters", "A\x07"),
+        ({"pictures": ()}, "picture: missing", ""),
+        ({"pictures": ("1.jpg", "2\0.jpg")}, "picture: missing", "2\0.jpg"),
     ],
 )
 def test_a_wrong_row_is_rejected_with_reason_and_value(change: dict, reason: str, value: str) -> None:
@@ -77,8 +82,22 @@ def test_the_currency_is_the_most_frequent_unless_named() -> None:
 
 def test_picture_paths_start_at_the_image_root_and_may_be_absolute() -> None:
     rooted = OPTIONS.model_copy(update={"image_root": "pictures"})
-    products, _ = checked({}, {"image_path": "/data/1.jpg"}, options=rooted)
-    assert [str(product.image_path) for product in products] == ["pictures/1.jpg", "/data/1.jpg"]
+    products, _ = checked({}, {"pictures": ("/data/1.jpg", "HTTPS://x.invalid/2.jpg")}, options=rooted)
+    assert [list(map(str, product.pictures)) for product in products] == [
+        ["pictures/1.jpg"],
+        ["/data/1.jpg", "HTTPS://x.invalid/2.jpg"],
+    ]
+
+
+def test_of_too_many_pictures_the_first_are_kept() -> None:
+    few = OPTIONS.model_copy(update={"max_pictures": 2})
+    ((product,), _) = checked({"pictures": ("1.jpg", b"bytes", "3.jpg")}, options=few)
+    assert product.pictures == (Picture(Path("shop/1.jpg")), Picture(b"bytes"))
+
+
+def test_further_texts_may_be_empty_and_have_lines() -> None:
+    further = {"brand": "", "description": "Silk.\r\n\tLined."}
+    assert checked({"further": further})[0][0].further == further
 
 
 CHANGES = st.fixed_dictionaries(
@@ -101,11 +120,15 @@ def test_every_row_is_a_product_or_a_reject_never_both(changes: list[dict]) -> N
     assert len({product.code for product in products}) == len(products)
 
 
+def with_pictures(*sources: Path | str | bytes) -> Product:
+    return Product(7, "1", "Red Tie", "TIES", 1.0, "EUR", tuple(map(Picture, sources)))
+
+
 def picture_reason(tmp_path: Path, data: bytes | None, options: CatalogOptions = OPTIONS) -> str | None:
     path = tmp_path / "1.png"
     if data is not None:
         path.write_bytes(data)
-    reject = check_picture(Product(7, "1", "Red Tie", "TIES", 1.0, "EUR", path), options)
+    reject = check_pictures(with_pictures(path), options)
     if reject is None:
         return None
     assert (reject.row, reject.product_code) == (7, "1")
@@ -134,3 +157,16 @@ def test_pictures_are_judged(tmp_path: Path) -> None:
 def test_a_folder_in_the_place_of_a_picture_is_a_missing_picture(tmp_path: Path) -> None:
     (tmp_path / "1.png").mkdir()
     assert picture_reason(tmp_path, None) == "picture: missing"
+
+
+def test_the_first_wrong_picture_of_several_is_named(tmp_path: Path) -> None:
+    good = png(tmp_path, 16, 40)
+    assert check_pictures(with_pictures(good, tmp_path / "drawn.png"), OPTIONS) is None
+    url = "https://x.invalid/1.jpg"
+    for wrong, reason, value in (
+        (url, "picture: not fetched", url),
+        (good[:-100], "picture: truncated", f"{len(good) - 100} bytes in the table"),
+        (tmp_path / "none.png", "picture: missing", str(tmp_path / "none.png")),
+    ):
+        reject = check_pictures(with_pictures(good, wrong, b"<html>"), OPTIONS)
+        assert reject == Reject("shop/products.csv", 7, "1", reason, value)

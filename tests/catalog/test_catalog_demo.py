@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from phi3v_dist.catalog.checks import check_picture, check_rows
+from phi3v_dist.catalog.checks import check_pictures, check_rows
 from phi3v_dist.catalog.demo import (
     COLOURS,
     FAULT_EVERY,
@@ -50,8 +50,8 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 def test_the_checks_find_each_fault_once_and_nothing_else(folder: Path) -> None:
     options = CatalogOptions(table=str(folder / "products.csv"))
-    products, rejects = check_rows(read_table(options), options)
-    rejects += [reject for product in products if (reject := check_picture(product, options))]
+    products, rejects = check_rows(list(read_table(options)), options)
+    rejects += [reject for product in products if (reject := check_pictures(product, options))]
     assert Counter(reject.row - 2 for reject in rejects) == Counter(n for n in range(PRODUCTS) if fault_of(n))
     assert len({reject.reason for reject in rejects}) == len(FAULTS) == 8
 

@@ -60,6 +60,61 @@ def test_webdataset_reads_every_product_in_index_order(made, catalog, good_rows)
     assert {code for _, code in seen} == set(good_rows)
 
 
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory) -> Path:
+    """Shards of a JSONL table: product k has k + 1 pictures, kept as PNG or JPEG in the table's folder."""
+    folder = tmp_path_factory.mktemp("gallery")
+    lines = []
+    for number in range(4):
+        names = [f"{number}-{picture}.{'jpg' if picture % 2 else 'png'}" for picture in range(number + 1)]
+        for name in names:
+            Image.new("RGB", (30 + number, 40 + int(name[2])), (200, 10 * number, 0)).save(folder / name)
+        told = {"product_code": f"P{number}", "title": "Größe", "category3_code": "Bags", "full_price": 10 + number}
+        told |= {"currency_code": "EUR", "local_image_path": names, "maker": ["Acme", None][number % 2]}
+        lines.append(json.dumps(told))
+    (folder / "products.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    columns = {"further": {"brand": "maker"}}
+    table = CatalogOptions(table=str(folder / "products.jsonl"), columns=columns, heldout_share=0, max_pictures=3)
+    assert make_shards(table, options(folder / "shards", samples_per_shard=3)).counts == {"train": 4, "heldout": 0}
+    return folder
+
+
+def test_several_pictures_are_members_in_order_with_their_bytes(gallery):
+    index = load_index(gallery / "shards")
+    reader = ShardReader(index)
+    seen = {}
+    for sample in webdataset.WebDataset(tars_of(gallery / "shards"), shardshuffle=False):
+        members = sorted(name for name in sample if name[0].isdigit())
+        seen[json.loads(sample["json"])["product_code"]] = [(name, sample[name]) for name in members]
+    for number in range(4):
+        files = [gallery / f"{number}-{k}.{'jpg' if k % 2 else 'png'}" for k in range(min(3, number + 1))]
+        told = [(f"{k:02d}{file.suffix}", file.read_bytes()) for k, file in enumerate(files)]
+        assert seen[f"P{number}"] == told
+        (place,) = [n for n in range(4) if index.row(n)["product_code"] == f"P{number}"]
+        sample = reader.sample(place)
+        assert sample.images == tuple(content for _, content in told)
+        assert index.sizes(place) == [Image.open(file).size for file in files]
+        assert sample.further == json.loads(index.row(place)["further"]) == {"brand": ["Acme", ""][number % 2]}
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_datasets_reads_varying_numbers_of_pictures(gallery, tmp_path, streaming):
+    features = datasets.Features.from_dict(json.loads((gallery / "shards/manifest.json").read_text())["features"])
+    loaded = datasets.load_dataset(
+        "webdataset",
+        data_files=tars_of(gallery / "shards"),
+        features=features,
+        streaming=streaming,
+        cache_dir=str(tmp_path),
+        split="train",
+    )
+    for sample in loaded:
+        number = int(sample["json"]["product_code"][1:])
+        there = [name for name in features if name[0].isdigit() and sample[name] is not None]
+        assert there == ["00.png", "01.jpg", "02.png"][: number + 1]
+        assert sample["json"]["further"] == {"brand": ["Acme", ""][number % 2]}
+
+
 @pytest.mark.parametrize("streaming", [True, False])
 def test_datasets_reads_jpeg_and_png_samples_by_the_manifests_features(made, tmp_path, streaming):
     features = datasets.Features.from_dict(json.loads((made.folder / "manifest.json").read_text())["features"])
@@ -72,7 +127,7 @@ def test_datasets_reads_jpeg_and_png_samples_by_the_manifests_features(made, tmp
         numbers = index.numbers(split)
         for number, sample in zip(numbers, loaded[split], strict=True):
             row = index.row(number)
-            assert sample["json"] == {name: row[name] for name in features["json"]}
+            assert sample["json"] == {name: row[name] for name in features["json"]} | {"further": {}}
             assert (sample["00.jpg"] or sample["00.png"]).size[0] in (*row["width"], *row["height"])
 
 

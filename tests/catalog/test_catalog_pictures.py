@@ -1,0 +1,29 @@
+"""A picture gives its bytes unchanged, from a file or from the table; a URL has none before it is fetched."""
+
+from pathlib import Path
+
+import pytest
+
+from phi3v_dist.catalog.pictures import NotFetched, Picture, picture_of
+
+
+def test_bytes_come_unchanged_from_file_and_table(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8")
+    assert picture_of("a.jpg", tmp_path).read() == picture_of(b"\xff\xd8", tmp_path).read() == b"\xff\xd8"
+    with pytest.raises(FileNotFoundError):
+        picture_of("b.jpg", tmp_path).read()
+
+
+def test_a_url_is_no_file(tmp_path: Path) -> None:
+    url = "https://x.invalid/a.jpg"
+    assert picture_of(url, tmp_path) == Picture(url)
+    with pytest.raises(NotFetched):
+        picture_of(url, tmp_path).read()
+
+
+def test_a_reject_shows_the_name_or_the_size() -> None:
+    assert [str(Picture(source)) for source in (Path("a/b.jpg"), "https://x.invalid", b"123")] == [
+        "a/b.jpg",
+        "https://x.invalid",
+        "3 bytes in the table",
+    ]
