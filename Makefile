@@ -39,8 +39,9 @@ demo-smoke: $(INSTALLED) ## the demo's whole way in under 3 minutes, without the
 	rm -rf runs/demo-smoke
 	$(CPU) $(BIN)/python tools/demo.py --products 400 --steps 60 --no-bars runs/demo-smoke
 
+# Two files at a time: a test of ranks mostly waits, for a launcher, a time limit, the other rank.
 test: $(INSTALLED) ## all tests
-	$(CPU) $(BIN)/python -m pytest
+	$(CPU) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 slurm-install: ## Debian's Slurm, for the two below (root)
 	@test $$(id -u) = 0 || { echo "ERROR a virtual Slurm cluster needs root (found user $$(id -un)). Run it as root, in a container or a virtual machine"; exit 2; }

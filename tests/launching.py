@@ -107,8 +107,8 @@ class WarmStarter:
         assert self._answer(240) == "warm"
 
     def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait(10)
+        self._process.kill()
+        self._process.wait()
 
     def run(self, script: str | Path, *arguments: object, ranks: int = 2, timeout: float = 240) -> list[Ended]:
         """Run a script to its end as ``ranks`` tasks of srun."""

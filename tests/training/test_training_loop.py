@@ -21,8 +21,9 @@ from phi3v_dist.model.folder import iterate_weights
 from phi3v_dist.model.never_trained import EMBEDDING, frozen_names
 from phi3v_dist.training.rehearsal import train_through_a_kill
 
-STEPS = 30
-OPTIONS = (f"training.steps={STEPS}", "evaluation.every_steps=15", "checkpoints.every_steps=10")
+STEPS = 20
+OPTIONS = (f"training.steps={STEPS}", "evaluation.every_steps=10", "checkpoints.every_steps=8")
+KILL_AT = 13  # five steps after a checkpoint, three before the next
 
 
 def lines_of(run_folder, name="metrics.jsonl"):
@@ -35,7 +36,7 @@ def losses(run_folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(warm, small_demo, tmp_path_factory):
-    """Thirty steps on two processes, started as srun starts them."""
+    """Twenty steps on two processes, started as srun starts them."""
     folder = tmp_path_factory.mktemp("srun") / "train"
     ranks = warm.run("launch/train.py", *small_demo.recipe(folder, *OPTIONS))
     assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].output
@@ -44,9 +45,9 @@ def undisturbed(warm, small_demo, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(small_demo, tmp_path_factory):
-    """The same run under torchrun, both ranks killed after step 15, started again."""
+    """The same run under torchrun, both ranks killed after step 13, started again."""
     folder = tmp_path_factory.mktemp("torchrun") / "train"
-    train_through_a_kill(with_torchrun(*small_demo.recipe(folder, *OPTIONS)), folder, kill_at=15)
+    train_through_a_kill(with_torchrun(*small_demo.recipe(folder, *OPTIONS)), folder, kill_at=KILL_AT)
     return folder
 
 
@@ -57,7 +58,7 @@ def test_killed_run_has_the_losses_of_an_undisturbed_one_bit_for_bit(undisturbed
 
 def test_steps_done_again_after_the_kill_repeat_their_losses(killed):
     replayed = lines_of(killed, "metrics.replayed.jsonl")
-    assert replayed[0]["step"] == 11 and len(replayed) >= 5
+    assert replayed[0]["step"] == 9 and len(replayed) >= 5
     final = {step: loss for step, loss, _ in losses(killed)}
     assert all(line["loss"] == final[line["step"]] for line in replayed)
 
@@ -71,8 +72,8 @@ def test_run_folder_is_as_the_design_draws_it(undisturbed):
     names = {path.name for path in undisturbed.folder.iterdir()}
     assert {"config.yaml", "base", "metrics.jsonl", "logs", "wandb", "checkpoints", "predictions", "FINISHED"} <= names
     assert {path.name for path in (undisturbed.folder / "logs").iterdir()} == {"rank-0.log", "rank-1.log"}
-    assert {path.name for path in (undisturbed.folder / "predictions").iterdir()} == {"step-15.jsonl", "step-30.jsonl"}
-    assert {path.name for path in (undisturbed.folder / "checkpoints").iterdir()} == {"step-20", "step-30"}
+    assert {path.name for path in (undisturbed.folder / "predictions").iterdir()} == {"step-10.jsonl", "step-20.jsonl"}
+    assert {path.name for path in (undisturbed.folder / "checkpoints").iterdir()} == {"step-16", "step-20"}
     assert yaml.safe_load((undisturbed.folder / "config.yaml").read_text())["training"]["steps"] == STEPS
 
 
@@ -88,7 +89,7 @@ def test_wandb_run_file_holds_every_metric_and_the_table_of_pictures(undisturbed
     assert {"loss", "learning_rate", "gradient_norm", "tokens_per_second"} <= set(steps[STEPS])
     assert 0 < steps[STEPS]["model_tflops_per_second"] < 1
     assert {"validation_loss", "price_error_mean", "price_error_median"} <= set(steps[STEPS])
-    assert [step for step in steps if "checkpoint_seconds" in steps[step]] == [11, 21]  # after those of 10 and 20
+    assert [step for step in steps if "checkpoint_seconds" in steps[step]] == [9, 17]  # after those of 8 and 16
     logged = {step: values["loss"] for step, values in steps.items() if "loss" in values}
     assert logged == {step: loss for step, loss, _ in losses(undisturbed.folder)}
     tables = list(file.parent.glob("files/media/table/*.table.json"))
