@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _texts(table: Path) -> list[str]:
-    rows = read_table(CatalogOptions(table=str(table)))
+    rows = read_table(CatalogOptions(table=str(table), format="csv"))
     return [f"Product: {row.title}, Category: {row.category}, Full Price:" for row in rows]
 
 

@@ -11,56 +11,130 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from phi3v_dist.catalog.cells import cell_text
-from phi3v_dist.catalog.checks import Product, Reject, check_rows
+from phi3v_dist.catalog.checks import DUPLICATE, OTHER_CURRENCY, Reject, check_row
+from phi3v_dist.catalog.pictures import Picture
+from phi3v_dist.catalog.rejects import count_reasons, rejects_table
 from phi3v_dist.catalog.rules import apply_rules
 from phi3v_dist.catalog.split import split_of
 from phi3v_dist.catalog.tables import RawRow
 from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.console import progress
 from phi3v_dist.errors import ShardError
-from phi3v_dist.files import write_json
+from phi3v_dist.files import atomic_path, write_json
 from phi3v_dist.images import ImageError
 from phi3v_dist.shards.index import SHARD_SCHEMA, member_columns, samples_of, write_index
-from phi3v_dist.shards.manifest import MANIFEST_NAME, SPLITS, build_manifest, describe_file
-from phi3v_dist.shards.rejects import count_reasons, write_rejects
+from phi3v_dist.shards.manifest import MANIFEST_NAME, SCHEMA_VERSION, SPLITS, describe_file, file_name
 
 SplitBy = Literal["folder", "code"]
 
 _SPLIT_FOLDERS = {"train": "train"} | dict.fromkeys(("heldout", "val", "valid", "validation", "test"), "heldout")
 _PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff", "bmp", "avif")
-_PLACES = pa.schema([SHARD_SCHEMA.field(name) for name in SHARD_SCHEMA.names if name not in
-                     ("split", "product_code", "title", "category", "price", "currency", "further")])  # fmt: skip
-
-
-@dataclass
-class AdoptedTar:
-    """One tar file as it was found: its samples' raw rows with their places, and what has no use at all."""
-
-    shard: str
-    rows: list[RawRow] = field(default_factory=list)
-    places: list[dict[str, Any]] = field(default_factory=list)
-    suffixes: set[str] = field(default_factory=set)
-    faults: list[Reject] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Adoption:
-    """What came of it. ``unusable``: ``Reject``s whose ``value`` names offset and key; ``written``: False, and
-    nothing was, where there are any that the caller doesn't skip.
+    """What came of it. ``unusable``: rejects whose ``value`` names offset and key. ``written``: False, and nothing
+    was, where there are any and the caller doesn't skip them.
     """
 
     counts: dict[str, int]
     unusable: list[Reject]
     split_by: SplitBy
     written: bool
+
+
+class _Unusable(Exception):
+    """A sample that can't be used: reason and value."""
+
+
+@dataclass
+class _Found:
+    """What the tar files hold: rows of the index with their sample's number in ``row``, and what has no use."""
+
+    options: CatalogOptions
+    split_by: SplitBy
+    parts: dict[str, pa.Table] = field(default_factory=dict)  # by tar file
+    suffixes: dict[str, set[str]] = field(default_factory=dict)
+    unusable: list[Reject] = field(default_factory=list)
+    codes: dict[str, str] = field(default_factory=dict)  # code → where it was first
+    number: int = 0  # of samples seen
+
+    def read(self, folder: Path, shard: str) -> None:
+        """Take in a tar file."""
+        rows: list[dict[str, Any]] = []
+        self.suffixes[shard] = set()
+        try:
+            with tarfile.open(folder / shard, "r:") as tar:  # in a compressed one offsets would mean nothing
+                for key, members in samples_of(tar):
+                    self.number += 1
+                    offset = min(member.offset_data for member in members.values())
+                    try:
+                        rows.append(self._row(tar, shard, key, members))
+                    except _Unusable as fault:
+                        self._refuse(shard, offset, key, *fault.args)
+        except (tarfile.TarError, OSError) as error:
+            self.unusable.append(Reject(shard, self.number, "", "tar: can't be read", str(error)))
+        self.parts[shard] = pa.Table.from_pylist(rows, schema=SHARD_SCHEMA)
+
+    def keep_one_currency(self) -> None:
+        """Refuse prices in another currency than the recipe's, or than most have."""
+        counts = Counter(name for part in self.parts.values() for name in part["currency"].to_pylist())
+        currency = self.options.currency or (counts.most_common(1)[0][0] if counts else "")
+        if self.options.policy.other_currency != "reject":
+            return
+        for shard, part in self.parts.items():
+            right = pc.equal(part["currency"], currency)
+            for row in part.filter(pc.invert(right)).to_pylist():
+                value = f"{row['currency']}, expected {currency}"
+                self._refuse(shard, min(row["json_offset"], *row["image_offset"]), row["key"], OTHER_CURRENCY, value)
+            self.parts[shard] = part.filter(right)
+
+    def _refuse(self, shard: str, offset: int, key: str, reason: str, value: object) -> None:
+        told = f"byte {offset}, key {key}" + (f": {value}" if str(value) else "")
+        self.unusable.append(Reject(shard, self.number, "", reason, told))
+
+    def _row(self, tar: tarfile.TarFile, shard: str, key: str, members: dict[str, tarfile.TarInfo]) -> dict[str, Any]:
+        """A sample's row of the index. Raises ``_Unusable``."""
+        text, pictures = _members(members)
+        try:
+            places, content = member_columns(tar, members[text], [members[suffix] for suffix in pictures])
+            told = json.loads(content)
+        except ImageError as error:
+            raise _Unusable(f"picture: {error.reason}", ", ".join(pictures)) from None
+        except ValueError as error:
+            raise _Unusable("json: can't be read", error) from None
+        if not isinstance(told, dict):
+            raise _Unusable("json: no object", type(told).__name__)
+        raw = _raw_row(told, self.number, key, pictures, self.options)
+        options = self.options.model_copy(update={"max_pictures": len(pictures)})  # the tar files are as they are
+        product = check_row(raw, options, lambda cell: Picture(str(cell)))
+        if isinstance(product, Reject):
+            raise _Unusable(product.reason, product.value)
+        if (first := self.codes.setdefault(product.code, f"{shard}, key {key}")) != f"{shard}, key {key}":
+            raise _Unusable(DUPLICATE, f"{product.code}, also in {first}")
+        self.suffixes[shard].update((text, *pictures))
+        by_folder = self.split_by == "folder"
+        return places | {
+            "shard": shard,
+            "key": key,
+            "split": _split_folder(shard) if by_folder else split_of(product.code, self.options.heldout_share),
+            "product_code": product.code,
+            "title": product.title,
+            "category": product.category,
+            "price": product.price,
+            "currency": product.currency,
+            "further": json.dumps(product.further, sort_keys=True, ensure_ascii=False),
+        }
 
 
 def adopt_tars(folder: str | Path, options: CatalogOptions, split_by: SplitBy | None, *, skip: bool) -> Adoption:
@@ -70,30 +144,26 @@ def adopt_tars(folder: str | Path, options: CatalogOptions, split_by: SplitBy | 
     """
     folder = Path(folder).absolute()
     shards = _tars(folder)
-    split_by = split_by or ("folder" if all(_split_folder(shard) for shard in shards) else "code")
+    split_by = split_by or ("folder" if all(map(_split_folder, shards)) else "code")
     for shard in shards:
         if split_by == "folder" and _split_folder(shard) is None:
             raise ShardError("lies in no folder that names a split", where=str(folder / shard),
                              mend=f"Name it one of {', '.join(_SPLIT_FOLDERS)}, or split by code.")  # fmt: skip
-    found = list(_read_all(folder, shards, options))
-    products, rejects = check_rows([row for tar in found for row in tar.rows], options)
-    at = {place["row"]: (tar.shard, place) for tar in found for place in tar.places}
-    unusable = [fault for tar in found for fault in tar.faults] + [
-        _placed(reject, *at[reject.row]) for reject in rejects
-    ]
-    usable = {product.row: product for product in products}
-    splits = {row: _split_folder(at[row][0]) if split_by == "folder" else split_of(product.code, options.heldout_share)
-              for row, product in usable.items()}  # fmt: skip
-    counts = dict.fromkeys(SPLITS, 0) | Counter(splits.values())
-    written = bool(usable) and (skip or not unusable)
+    found = _Found(options, split_by)
+    for shard in progress(shards, "reading tar files", len(shards)):
+        found.read(folder, shard)
+    found.keep_one_currency()
+    splits = [name for part in found.parts.values() for name in part["split"].to_pylist()]
+    written = bool(splits) and (skip or not found.unusable)
+    counts = {split: splits.count(split) for split in SPLITS}
     if written:
-        _write(folder, found, usable, splits, unusable, {"options": options.model_dump(mode="json")})
-    return Adoption(counts, unusable, split_by, written)
+        _write(folder, found, counts)
+    return Adoption(counts, found.unusable, split_by, written)
 
 
 def _tars(folder: Path) -> list[str]:
     if (folder / MANIFEST_NAME).exists():
-        mend = f"To make it anew, delete {MANIFEST_NAME} and index.parquet first."
+        mend = f"To make it anew, delete {MANIFEST_NAME} first."
         raise ShardError("has an index already", where=str(folder), mend=mend)
     shards = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tar") if path.is_file())
     if not shards:
@@ -102,55 +172,19 @@ def _tars(folder: Path) -> list[str]:
 
 
 def _split_folder(shard: str) -> str | None:
-    return _SPLIT_FOLDERS.get(shard.split("/", maxsplit=1)[0]) if "/" in shard else None
+    first, slash, _ = shard.partition("/")
+    return _SPLIT_FOLDERS.get(first) if slash else None
 
 
-def _read_all(folder: Path, shards: Sequence[str], options: CatalogOptions) -> Iterator[AdoptedTar]:
-    number = 0
-    for shard in progress(shards, "reading tar files", len(shards)):
-        found = AdoptedTar(shard)
-        try:
-            with tarfile.open(folder / shard, "r:") as tar:  # of a compressed one offsets would mean nothing
-                for key, members in samples_of(tar):
-                    number += 1
-                    _read_sample(tar, found, number, key, members, options)
-        except (tarfile.TarError, OSError) as error:
-            found.faults.append(Reject(shard, number, "", "tar: can't be read", str(error)))
-        yield found
-
-
-def _read_sample(
-    tar: tarfile.TarFile,
-    found: AdoptedTar,
-    number: int,
-    key: str,
-    members: dict[str, tarfile.TarInfo],
-    options: CatalogOptions,
-) -> None:
-    """Put a sample's row and place into ``found``, or its fault."""
-    offset = min(member.offset_data for member in members.values())
-
-    def fault(reason: str, value: object = "") -> None:
-        found.faults.append(Reject(found.shard, number, "", reason, _at(offset, key, value)))
-
+def _members(members: dict[str, tarfile.TarInfo]) -> tuple[str, list[str]]:
+    """Suffix of the JSON and of each picture, in order. Raises ``_Unusable``."""
     texts = [suffix for suffix in members if suffix.rpartition(".")[2] == "json"]
-    pictures = sorted((suffix for suffix in members if suffix.rpartition(".")[2] in _PICTURES), key=_natural)
+    pictures = [suffix for suffix in members if suffix.rpartition(".")[2] in _PICTURES]
     if len(texts) != 1:
-        return fault("json: missing" if not texts else "json: more than one", ", ".join(sorted(members)))
+        raise _Unusable("json: more than one" if texts else "json: missing", ", ".join(sorted(members)))
     if not pictures:
-        return fault("picture: missing", ", ".join(sorted(members)))
-    try:
-        places, content = member_columns(tar, members[texts[0]], [members[suffix] for suffix in pictures])
-        told = json.loads(content)
-    except ImageError as error:
-        return fault(f"picture: {error.reason}", ", ".join(pictures))
-    except ValueError as error:
-        return fault("json: can't be read", error)
-    if not isinstance(told, dict):
-        return fault("json: no object", type(told).__name__)
-    found.rows.append(_raw_row(told, number, key, pictures, options))
-    found.places.append(places | {"shard": found.shard, "key": key, "row": number, "offset": offset})
-    found.suffixes.update((*texts, *pictures))
+        raise _Unusable("picture: missing", ", ".join(sorted(members)))
+    return texts[0], sorted(pictures, key=_natural)
 
 
 def _raw_row(told: dict[str, Any], number: int, key: str, pictures: Sequence[str], options: CatalogOptions) -> RawRow:
@@ -177,49 +211,25 @@ def _natural(suffix: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", suffix)]
 
 
-def _at(offset: int, key: str, value: object) -> str:
-    return f"byte {offset}, key {key}" + (f": {value}" if str(value) else "")
-
-
-def _placed(reject: Reject, shard: str, place: dict[str, Any]) -> Reject:
-    value = _at(place["offset"], place["key"], reject.value)
-    return Reject(shard, reject.row, reject.product_code, reject.reason, value)
-
-
-def _write(
-    folder: Path,
-    found: Sequence[AdoptedTar],
-    usable: dict[int, Product],
-    splits: dict[int, str],
-    unusable: list[Reject],
-    described: dict[str, Any],
-) -> None:
+def _write(folder: Path, found: _Found, counts: dict[str, int]) -> None:
     """Write rejects and index, and the manifest last."""
-    parts, facts = [], []
-    for tar in found:
-        rows = [_index_row(place, usable[place["row"]], splits[place["row"]])
-                for place in tar.places if place["row"] in usable]  # fmt: skip
-        parts.append(pa.Table.from_pylist(rows, schema=SHARD_SCHEMA))
-        held = {row["split"] for row in rows}
-        split = held.pop() if len(held) == 1 else "both"
-        told = {"split": split, "samples": len(rows), "members": sorted(tar.suffixes)}
-        facts.append(describe_file(folder, tar.shard) | told)
-    write_rejects(folder, unusable)
-    write_index(folder, parts)
-    described |= {"table": "tar files", "rows": len(usable) + len(unusable), "fingerprint": "", "table_sha256": ""}
-    manifest = build_manifest(folder, facts, count_reasons(unusable), described)
-    del manifest["features"]  # the JSON's fields are its maker's
-    counts = dict.fromkeys(SPLITS, 0) | Counter(splits.values())
-    write_json(folder / MANIFEST_NAME, manifest | {"counts": counts})
-
-
-def _index_row(place: dict[str, Any], product: Product, split: str) -> dict[str, Any]:
-    return {name: place[name] for name in _PLACES.names} | {
-        "split": split,
-        "product_code": product.code,
-        "title": product.title,
-        "category": product.category,
-        "price": product.price,
-        "currency": product.currency,
-        "further": json.dumps(product.further, sort_keys=True, ensure_ascii=False),
+    names = {kind: file_name(kind, 0) for kind in ("index", "rejects")}
+    rejects = rejects_table(found.unusable)
+    with atomic_path(folder / names["rejects"]) as temporary:
+        pq.write_table(rejects, temporary, compression="zstd")
+    write_index(folder / names["index"], None, found.parts.values())
+    facts = []
+    for shard, part in found.parts.items():
+        held = part["split"].unique().to_pylist()
+        told = {"split": held[0] if len(held) == 1 else "both", "samples": len(part)}
+        facts.append(describe_file(folder, shard) | told | {"members": sorted(found.suffixes[shard])})
+    reasons = count_reasons(rejects)
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "counts": counts,
+        "shards": facts,
+        "index": describe_file(folder, names["index"]),
+        "rejects": describe_file(folder, names["rejects"]) | {"count": len(rejects), "by_reason": reasons},
+        "adopted": {"rows": found.number, "split_by": found.split_by, "options": found.options.model_dump(mode="json")},
     }
+    write_json(folder / MANIFEST_NAME, manifest)

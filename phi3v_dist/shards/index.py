@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from phi3v_dist.errors import ShardError
 from phi3v_dist.files import atomic_path, sha256_of
 from phi3v_dist.images import image_size
 from phi3v_dist.shards.index_cache import decode_index, map_index, mapped_folder
-from phi3v_dist.shards.manifest import INDEX_NAME, MAKE_ANEW, MAKE_THEM, read_manifest
+from phi3v_dist.shards.manifest import MAKE_ANEW, MAKE_THEM, read_manifest
 from phi3v_dist.shards.remote import as_folder, is_remote
 
 SCHEMA = pa.schema(
@@ -52,6 +52,7 @@ SCHEMA = pa.schema(
     ]
 )
 SHARD_SCHEMA = SCHEMA.remove(0)
+_ROWS_IN_GROUP = 65_536  # so many rows of the index are in memory when it is written
 # Texts that many samples share: in memory a number each, which also decodes four times as fast.
 _SHARED_TEXTS = ("shard", "split", "category", "currency", "further")
 TABLE_SCHEMA = pa.schema(
@@ -141,14 +142,19 @@ def index_shard(folder: Path, shard: str, split: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SHARD_SCHEMA)
 
 
-def write_index(folder: Path, parts: list[pa.Table]) -> int:
-    """Number the samples of all shards and write ``index.parquet``; the number of samples."""
-    joined = pa.concat_tables([SHARD_SCHEMA.empty_table(), *parts]).combine_chunks()
-    numbers = pa.array(np.arange(joined.num_rows, dtype=np.int64))
-    table = joined.add_column(0, SCHEMA.field("sample"), numbers)
-    with atomic_path(folder / INDEX_NAME) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-    return table.num_rows
+def write_index(path: Path, before: pa.Table | None, parts: Iterable[pa.Table]) -> None:
+    """Number the samples of all shards, behind those that were there ``before``, and write the index."""
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+        pending, count = [(TABLE_SCHEMA.empty_table() if before is None else before).cast(SCHEMA)], len(before or ())
+        for part in parts:
+            numbers = pa.array(np.arange(count, count + len(part), dtype=np.int64))
+            pending.append(part.add_column(0, SCHEMA.field("sample"), numbers))
+            count += len(part)
+            if sum(map(len, pending)) >= _ROWS_IN_GROUP:
+                writer.write_table(pa.concat_tables(pending).combine_chunks())
+                pending = []
+        if pending:
+            writer.write_table(pa.concat_tables(pending).combine_chunks())
 
 
 def load_index(folder: str | Path, cache_folder: str | Path | None = None) -> ShardIndex:

@@ -14,6 +14,7 @@ from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from phi3v_dist.config.options import ShardOptions
 from phi3v_dist.shards.index import ShardIndex, as_numpy, checksum
@@ -24,7 +25,7 @@ from phi3v_dist.shards.store import Place, ReadFailure
 # A window: enough for a disk to sort, little enough to stay in the page cache (or in memory, from a network).
 _WINDOW_SAMPLES = 256
 _WINDOW_BYTES = 64 * 2**20
-_TEXTS = ("product_code", "title", "category", "currency")
+_FEW_TEXTS = 65_536
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,15 @@ class ShardReader:
         place = self._columns.place(number)
         return self._whole(number, place, self._store.read(place))
 
+    def damage(self, number: int, reason: str) -> DamagedSample:
+        """The error that says where a sample lies and what is wrong with it."""
+        place = self._columns.place(number)
+        return DamagedSample(place.shard, place.start, self._columns.key(number), reason)
+
     def _checked(self, number: int, place: Place, contents: list[bytes] | ReadFailure) -> Sample:
         contents = self._whole(number, place, contents)
         if checksum(contents) != self._columns.xxh3.item(number):
-            reason = "the bytes are not the ones the index was made from (XXH3 differs)"
-            raise DamagedSample(place.shard, place.start, self._columns.text("key", number), reason)
+            raise self.damage(number, "the bytes are not the ones the index was made from (XXH3 differs)")
         return self._columns.sample(number, tuple(contents[1:]))
 
     def _whole(self, number: int, place: Place, contents: list[bytes] | ReadFailure) -> list[bytes]:
@@ -115,7 +120,7 @@ class ShardReader:
             if not missing:
                 return contents
             reason = f"the file ends {missing} bytes too early"
-        raise DamagedSample(place.shard, place.start, self._columns.text("key", number), reason)
+        raise self.damage(number, reason)
 
 
 class _Columns:
@@ -124,7 +129,8 @@ class _Columns:
     def __init__(self, index: ShardIndex) -> None:
         self._shards, self._shard = index.shards
         self._starts = index.picture_sizes[0]
-        self._texts = {name: index.array(name) for name in (*_TEXTS, "key", "further")}
+        self._own = {name: index.array(name) for name in ("key", "product_code", "title")}
+        self._shared = {name: _Shared(index.array(name)) for name in ("category", "currency", "further")}
         self._numbers = {name: as_numpy(index.array(name)) for name in ("json_offset", "json_bytes", "price")}
         self._pictures = [as_numpy(index.array(name).flatten()) for name in ("image_offset", "image_bytes")]
         self.xxh3: np.ndarray = as_numpy(index.array("xxh3"))
@@ -138,22 +144,37 @@ class _Columns:
         offsets, lengths = (column[first:end].tolist() for column in self._pictures)
         return Place(self._shards[self._shard.item(number)], (text, *zip(offsets, lengths, strict=True)))
 
-    def text(self, name: str, number: int) -> str:
-        """A text of a sample."""
-        return self._texts[name][number].as_py()
+    def key(self, number: int) -> str:
+        """The name of a sample's members."""
+        return self._own["key"][number].as_py()
 
     def sample(self, number: int, images: tuple[bytes, ...]) -> Sample:
         """The sample with these pictures."""
-        texts = {name: self.text(name, number) for name in _TEXTS}
-        further = self.text("further", number)
+        further = self._shared["further"][number]
         return Sample(
             number=number,
-            key=self.text("key", number),
+            key=self.key(number),
+            product_code=self._own["product_code"][number].as_py(),
+            title=self._own["title"][number].as_py(),
+            category=self._shared["category"][number],
             price=self._numbers["price"].item(number),
+            currency=self._shared["currency"][number],
             images=images,
             further={} if further == "{}" else json.loads(further),
-            **texts,
         )
+
+
+class _Shared:
+    """A column of texts that samples share; each is made a Python text once, where there aren't too many."""
+
+    def __init__(self, column: pa.DictionaryArray) -> None:
+        self._codes = as_numpy(column.indices)
+        few = len(column.dictionary) <= _FEW_TEXTS
+        self._texts = column.dictionary.to_pylist() if few else column.dictionary
+
+    def __getitem__(self, number: int) -> str:
+        text = self._texts[self._codes.item(number)]
+        return text if isinstance(text, str) else text.as_py()
 
 
 def _windows(places: Iterable[tuple[int, Place]]) -> Iterator[list[tuple[int, Place]]]:

@@ -28,12 +28,12 @@ class Place(NamedTuple):
     @property
     def start(self) -> int:
         """Offset of the first byte."""
-        return min(offset for offset, _ in self.members)
+        return min(self.members)[0]
 
     @property
     def end(self) -> int:
         """Offset behind the last byte."""
-        return max(offset + length for offset, length in self.members)
+        return sum(max(self.members))  # members don't overlap
 
 
 class ReadFailure(Exception):
@@ -99,10 +99,9 @@ class LocalStore:
 
     def expect(self, places: Sequence[Place]) -> None:
         """Ask the kernel for the pages, in the order of the disk."""
-        for place in sorted(places, key=lambda place: (place.shard, place.start)):
+        for shard, start, end in sorted((place.shard, place.start, place.end) for place in places):
             try:
-                start, end = place.start, place.end
-                os.posix_fadvise(self._open(place.shard).descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(self._open(shard).descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
             except OSError:
                 continue  # reading will tell
 

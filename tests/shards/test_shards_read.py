@@ -17,6 +17,10 @@ def flip(path: Path, offset: int) -> None:
     path.write_bytes(content)
 
 
+def descriptors(reader: ShardReader) -> set[int]:
+    return {file.descriptor for file in reader._store._files.values()}
+
+
 def test_every_sample_is_the_product_of_the_table(made, catalog, good_rows):
     reader = ShardReader(load_index(made.folder))
     for number in range(19):
@@ -63,21 +67,22 @@ def test_a_pickled_reader_opens_its_own_files(made):
 def test_a_forked_reader_opens_its_own_files(made):
     reader = ShardReader(load_index(made.folder))
     reader.sample(3)
-    inherited = dict(reader._descriptors)
+    inherited = descriptors(reader)
     child = os.fork()
     if child == 0:
         reader.sample(3)
-        os._exit(0 if set(reader._descriptors.values()).isdisjoint(inherited.values()) else 1)
+        os._exit(0 if descriptors(reader).isdisjoint(inherited) else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert reader._descriptors == inherited
+    assert descriptors(reader) == inherited
+    assert reader.sample(3).number == 3  # the child's end has closed nothing of ours
 
 
 def test_few_files_stay_open(made, monkeypatch):
-    monkeypatch.setattr("phi3v_dist.shards.read._MAX_OPEN_FILES", 1)
+    monkeypatch.setattr("phi3v_dist.shards.store._MAX_OPEN_FILES", 1)
     reader = ShardReader(load_index(made.folder))
     for number in (0, 18, 0, 18):
         assert reader.sample(number).number == number
-        assert len(reader._descriptors) == 1
+        assert len(descriptors(reader)) == 1
 
 
 def test_verify_is_silent_on_whole_shards(made):
