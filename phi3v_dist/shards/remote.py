@@ -135,7 +135,7 @@ class RemoteStore:
         return url_to_fs(str(self.folder))[0]
 
     def _path(self, name: str) -> str:
-        return f"{self.folder.path}/{name}"
+        return f"{self.folder.path.rstrip('/')}/{name}"
 
 
 def _cut(span: bytes, place: Place, folder: Path) -> list[bytes]:
