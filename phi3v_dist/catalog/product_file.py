@@ -111,7 +111,7 @@ def _as_struct(picture: Picture, binary: BinaryIO) -> dict[str, Any]:
             binary.write(content)
             return place
         case Path() as path:
-            return {"file": str(path.absolute())}
+            return {"file": str(path)}
     return {"url": picture.source}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from phi3v_dist.catalog.product_file import ProductFile, write_product_file
 from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.console import say
-from phi3v_dist.errors import ShardError
+from phi3v_dist.errors import CatalogError, ShardError
 from phi3v_dist.shards.checking import Chunks
 from phi3v_dist.shards.delivery import Delivery, no_delivery, open_delivery
 from phi3v_dist.shards.index import check_file
@@ -104,7 +104,11 @@ def _take_in(staging: Staging, catalog: CatalogOptions, delivery: Delivery, work
     """Read the table and check all pictures."""
     if not ProductFile.is_there(staging.products):
         say("reading the product table")
-        write_product_file(staging.products, catalog, delivery.earlier.codes)
+        try:
+            write_product_file(staging.products, catalog, delivery.earlier.codes)
+        except CatalogError:
+            staging.clear()  # nothing can be made of this table
+            raise
     products = ProductFile(staging.products, catalog)
     chunks = Chunks(staging.checked, len(products))
     if finished := len(chunks) - len(chunks.unfinished()):

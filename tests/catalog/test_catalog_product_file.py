@@ -1,4 +1,4 @@
-"""Products on disk: each row is a product or a reject, the first of each code, of one currency, in the table's order."""
+"""Products on disk: each row is a product or a reject; the first of each code, of one currency, in their order."""
 
 import csv
 import json
