@@ -192,8 +192,8 @@ def open_index(folder: Path, manifest: dict[str, Any], cache_folder: str | Path 
 
 
 def _checked_bytes(path: Path, index_hash: str) -> pa.Buffer:
-    """An index file in memory, what it should be."""
-    content = path.read_bytes()
+    """An index file, mapped where it is local, and what it should be."""
+    content = pa.py_buffer(path.read_bytes()) if is_remote(path) else pa.memory_map(str(path)).read_buffer()
     if (found := hashlib.sha256(content).hexdigest()) != index_hash:
         raise ShardError("the index is damaged, its SHA-256 is not the manifest's", where=str(path), value=found,
                          mend=MAKE_ANEW)  # fmt: skip
@@ -201,7 +201,7 @@ def _checked_bytes(path: Path, index_hash: str) -> pa.Buffer:
     if not stored.equals(SCHEMA):
         raise ShardError("the index was written by another version", where=str(path), value=stored.names,
                          mend=MAKE_ANEW)  # fmt: skip
-    return pa.py_buffer(content)
+    return content
 
 
 def _open_again(folder: str, index_hash: str, mapped_from: Path | None) -> ShardIndex:

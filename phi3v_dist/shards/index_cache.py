@@ -18,8 +18,6 @@ import os
 import secrets
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,7 +30,6 @@ _LAYOUT = "1"
 _SMALL_BYTES = 2 * 2**20  # of Parquet, some 40,000 samples
 _MOST_COPIES = 8  # of other indexes; a copy of a million samples is 290 MB
 _LEFT_OVER_SECONDS = 24 * 3600.0  # a half copy this old belongs to a process that was killed
-_DECODERS = 2  # columns at a time: more need more memory and gain little
 _PARTIAL = ".partial"
 
 
@@ -85,8 +82,8 @@ def _make_copy(content: pa.Buffer, cached: Path, schema: pa.Schema) -> None:
         temporary = cached.with_name(f".{cached.name}.{secrets.token_hex(4)}{_PARTIAL}")
         temporary.mkdir()
         try:
-            with ThreadPoolExecutor(_DECODERS) as pool:
-                list(pool.map(partial(_write_column, content, temporary), schema))
+            for field in schema:
+                _write_column(content, temporary, field)
             os.rename(temporary, cached)
             fsync_folder(cached.parent)
         finally:
