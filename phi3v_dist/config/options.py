@@ -155,9 +155,16 @@ class CatalogOptions(Options):
 class ShardOptions(Options):
     """shards/: checked products as WebDataset tar files with an index."""
 
-    folder: str = Field("shards", description="Folder of {train,heldout}/*.tar, index.parquet, manifest.json.")
+    folder: str = Field("shards", description="Folder or URL of {train,heldout}/*.tar, index.parquet, manifest.json.")
     samples_per_shard: Count = Field(1000, description="Samples in one tar file, less those with a wrong picture.")
     workers: Count = Field(2, description="Processes that check pictures and write shards.")
+    cache_folder: str = Field(
+        "~/.cache/phi3v_dist", description="Folder of the decoded index (0.3 GB per million samples), best on the node."
+    )
+    local_copy: str | None = Field(
+        None, description="Folder on a disk of the node: tar files are copied there when first read; null: they aren't."
+    )
+    local_copy_gb: Number = Field(200.0, description="Most that all tar files in shards.local_copy may take (GB).")
 
 
 class ModelOptions(Options):

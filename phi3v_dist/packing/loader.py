@@ -25,7 +25,7 @@ from phi3v_dist.errors import RunError, UserError
 from phi3v_dist.images import ImageError
 from phi3v_dist.packing.collate import Batch, blank_batch, collate
 from phi3v_dist.packing.plan import Numbers, Plan, StepPlan, micro_steps, pack_of
-from phi3v_dist.shards.read import DamagedSample, ShardReader
+from phi3v_dist.shards.read import DamagedSample, Sample, ShardReader
 
 
 class PackLoader:
@@ -179,16 +179,19 @@ class _PackDataset(Dataset):
         try:
             if pack is None:
                 return blank_batch(self._processor)
-            return collate([self._document(int(sample)) for sample in pack])
+            samples = zip(pack.tolist(), self._reader.samples(pack.tolist()), strict=True)
+            return collate([self._document(number, sample) for number, sample in samples])
         except UserError as error:
             return error  # raised where a user sees it; from a loader process only a traceback would arrive
 
-    def _document(self, number: int) -> Document:
+    def _document(self, number: int, sample: Sample | DamagedSample) -> Document:
         """The sample's document, or a blank one of the planned length where the sample is damaged."""
         planned = int(self._tokens[number])
+        if isinstance(sample, DamagedSample):
+            return self._blank(number, planned, str(sample))
         try:
-            document = self._processor.document(self._reader.sample(number))
-        except (DamagedSample, ImageError) as error:
+            document = self._processor.document(sample)
+        except ImageError as error:
             return self._blank(number, planned, str(error))
         if len(document.input_ids) != planned:
             return self._blank(number, planned, f"{len(document.input_ids)} tokens, the index promised {planned}")

@@ -144,7 +144,7 @@ class Plan:
 def shards_of(index: ShardIndex, split: str) -> list[Numbers]:
     """Return the sample numbers of each shard of a split, shards in the order of the index."""
     numbers = index.numbers(split)
-    _, firsts = np.unique(index.column("shard")[numbers], return_index=True)
+    _, firsts = np.unique(index.shards[1][numbers], return_index=True)
     return np.split(numbers, np.sort(firsts)[1:])
 
 

@@ -1,17 +1,20 @@
 """Is every byte still what was written?
 
-Enters: a shard folder. Leaves: one line per damage, naming shard, offset and key. Each sample is read as training
-reads it, then each file's hash is compared, which also sees damage between samples (tar headers, padding).
+Enters: a shard folder or URL. Leaves: one line per damage, naming shard, offset and key. Each sample is read as
+training reads it and compared by SHA-256 (training itself compares a faster checksum), then each file's hash is
+compared, which also sees damage between samples (tar headers, padding).
 """
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 from phi3v_dist.console import progress
 from phi3v_dist.errors import ShardError
-from phi3v_dist.files import sha256_of
-from phi3v_dist.shards.index import ShardIndex, check_file, open_index
+from phi3v_dist.shards.index import ShardIndex, check_file, content_hash, open_index
 from phi3v_dist.shards.manifest import SPLITS, read_manifest
 from phi3v_dist.shards.read import DamagedSample, ShardReader
+from phi3v_dist.shards.remote import as_folder
 
 
 def verify_shards(folder: str | Path) -> list[str]:
@@ -19,34 +22,44 @@ def verify_shards(folder: str | Path) -> list[str]:
 
     Raises ``ShardError`` when manifest or index themselves can't be used.
     """
-    folder = Path(folder).absolute()
+    folder = as_folder(folder)
     manifest = read_manifest(folder)
     index = open_index(folder, manifest)
     damages, shards_named = _damaged_samples(index)
-    for told in [*manifest["shards"], manifest["rejects"], manifest["pictures"]]:
-        if told["path"] in shards_named:
-            continue
-        try:
-            check_file(folder, told)
-        except ShardError as error:
-            damages.append(str(error))
-            continue
-        if sha256_of(folder / told["path"]) != told["sha256"]:
-            damages.append(f"{told['path']}: SHA-256 differs from the manifest's, no sample is touched")
+    told = [*manifest["shards"], *(manifest[kind] for kind in ("rejects", "pictures") if kind in manifest)]
+    unnamed = [file for file in told if file["path"] not in shards_named]
+    for file in progress(unnamed, "verifying files", len(unnamed)):
+        damages += _file_damage(folder, file)
     return damages + _wrong_counts(index, manifest["counts"])
 
 
 def _damaged_samples(index: ShardIndex) -> tuple[list[str], set[str]]:
-    reader = ShardReader(index)
+    reader, hashes = ShardReader(index), index.array("sha256")
     lines, shards = [], set()
     for number in progress(range(len(index)), "verifying samples", len(index)):
         try:
             reader.sample(number)
+            if content_hash(reader.members(number)) != hashes[number].as_py():
+                raise reader.damage(number, "the bytes are not the ones the index was made from (SHA-256 differs)")
         except DamagedSample as damage:
             lines.append(str(damage))
             shards.add(damage.shard)
     reader.close()
     return lines, shards
+
+
+def _file_damage(folder: Path, told: dict[str, Any]) -> list[str]:
+    try:
+        check_file(folder, told)
+        with (folder / told["path"]).open("rb") as handle:
+            found = hashlib.file_digest(handle, "sha256").hexdigest()
+    except ShardError as error:
+        return [str(error)]
+    except OSError as error:
+        return [f"{told['path']}: the file can't be read ({error.strerror or error})"]
+    if found != told["sha256"]:
+        return [f"{told['path']}: SHA-256 differs from the manifest's, no sample is touched"]
+    return []
 
 
 def _wrong_counts(index: ShardIndex, counts: dict[str, int]) -> list[str]:

@@ -93,7 +93,11 @@ def fingerprints_in(folder: Path) -> set[str]:
     """Fingerprints of the deliveries that a folder holds; none where it isn't finished."""
     if not (folder / MANIFEST_NAME).exists():
         return set()
-    return {delivery["fingerprint"] for delivery in read_manifest(folder)["deliveries"]}
+    manifest = read_manifest(folder)
+    if "adopted" in manifest:
+        raise ShardError("its tar files were made by others, no delivery can follow them", where=str(folder),
+                         mend="Set shards.folder to another folder.")  # fmt: skip
+    return {delivery["fingerprint"] for delivery in manifest["deliveries"]}
 
 
 def _take_in(staging: Staging, catalog: CatalogOptions, delivery: Delivery, workers: Workers) -> ProductFile:

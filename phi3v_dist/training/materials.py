@@ -35,7 +35,7 @@ def gather_materials(config: RunConfig) -> Materials:
     shapes_in(config.model.folder)  # reads the weights' headers, which tell a file that was cut off
     processor = DocumentProcessor.from_folder(config.model.folder, config.documents)
     check_fit(model, processor.template.vocabulary_size, processor.crop_size, config.model.folder)
-    index = load_index(config.shards.folder)
+    index = load_index(config.shards.folder, config.shards.cache_folder)
     lengths = document_lengths(index.table, processor)
     train = shards_of(index, "train")
     if not sum(map(len, train)):

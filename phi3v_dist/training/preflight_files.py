@@ -54,7 +54,7 @@ def _open(scene: Scene) -> dict[str, str]:
     scene.checkpoint_bytes = state_bytes(scene.trained_parameters, frozen_bytes)
     scene.processor = DocumentProcessor.from_folder(folder, config.documents)
     check_fit(model, scene.processor.template.vocabulary_size, scene.processor.crop_size, folder)
-    scene.index = load_index(config.shards.folder)
+    scene.index = load_index(config.shards.folder, config.shards.cache_folder)
     return {"index of shards.folder": scene.index.index_hash[:12], "model.folder": fingerprint(folder)[:12]}
 
 

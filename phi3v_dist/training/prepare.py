@@ -112,7 +112,7 @@ def _check(loaded: LoadedConfig) -> Materials:
 def _make_loader(config: RunConfig, materials: Materials, backend: Backend, who: ClusterInfo) -> PackLoader:
     return PackLoader(
         materials.plan,
-        ShardReader(materials.index),
+        ShardReader(materials.index, config.shards),
         materials.processor,
         config.packing,
         rank=who.rank,

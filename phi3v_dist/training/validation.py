@@ -40,7 +40,7 @@ class Validation:
         self.options = config.evaluation
         self.materials = materials
         self.who = who
-        self.reader = ShardReader(materials.index)
+        self.reader = ShardReader(materials.index, config.shards)
         self.products = _spread(materials.index.numbers("heldout").tolist(), self.options.generate_products)
         self.loader: PackLoader | None = None
         if materials.heldout is not None:

@@ -1,5 +1,7 @@
 """A reader and a processor of plain numbers, so that the tests of packing need neither shards nor a tokenizer."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,13 @@ class NumberReader:
         if number == self.gone:
             raise ShardError("can't be read", where="train/0.tar", mend="Mount the disk", value=number)
         return number
+
+    def samples(self, numbers: list[int]) -> Iterator[int | DamagedSample]:
+        for number in numbers:
+            try:
+                yield self.sample(number)
+            except DamagedSample as damage:
+                yield damage
 
     def sizes(self, number: int) -> list:
         return [(20, 10)]

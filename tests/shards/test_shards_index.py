@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from phi3v_dist.errors import ShardError
-from phi3v_dist.shards.index import SCHEMA, load_index
+from phi3v_dist.shards.index import TABLE_SCHEMA, load_index
 
 
 def test_offsets_are_those_of_tarfile(made):
     index = load_index(made.folder)
-    assert index.table.schema.equals(SCHEMA)
+    assert index.table.schema.equals(TABLE_SCHEMA)
     for number in range(len(index)):
         row = index.row(number)
         with tarfile.open(made.folder / row["shard"]) as tar:

@@ -1,12 +1,25 @@
 """A sample by its number: the original bytes, or a named damage."""
 
+import hashlib
+import json
 import os
 import pickle
+import shutil
+import tarfile
+import threading
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import webdataset
+import xxhash
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from phi3v_dist.shards.index import load_index
+from phi3v_dist.errors import ShardError
+from phi3v_dist.shards.index import SCHEMA, load_index
+from phi3v_dist.shards.manifest import describe_file
 from phi3v_dist.shards.read import DamagedSample, ShardReader
 from phi3v_dist.shards.verify import verify_shards
 
@@ -15,6 +28,10 @@ def flip(path: Path, offset: int) -> None:
     content = bytearray(path.read_bytes())
     content[offset] ^= 1
     path.write_bytes(content)
+
+
+def descriptors(reader: ShardReader) -> set[int]:
+    return {file.descriptor for file in reader._store._files.values()}
 
 
 def test_every_sample_is_the_product_of_the_table(made, catalog, good_rows):
@@ -63,21 +80,22 @@ def test_a_pickled_reader_opens_its_own_files(made):
 def test_a_forked_reader_opens_its_own_files(made):
     reader = ShardReader(load_index(made.folder))
     reader.sample(3)
-    inherited = dict(reader._descriptors)
+    inherited = descriptors(reader)
     child = os.fork()
     if child == 0:
         reader.sample(3)
-        os._exit(0 if set(reader._descriptors.values()).isdisjoint(inherited.values()) else 1)
+        os._exit(0 if descriptors(reader).isdisjoint(inherited) else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert reader._descriptors == inherited
+    assert descriptors(reader) == inherited
+    assert reader.sample(3).number == 3  # the child's end has closed nothing of ours
 
 
 def test_few_files_stay_open(made, monkeypatch):
-    monkeypatch.setattr("phi3v_dist.shards.read._MAX_OPEN_FILES", 1)
+    monkeypatch.setattr("phi3v_dist.shards.store._MAX_OPEN_FILES", 1)
     reader = ShardReader(load_index(made.folder))
     for number in (0, 18, 0, 18):
         assert reader.sample(number).number == number
-        assert len(reader._descriptors) == 1
+        assert len(descriptors(reader)) == 1
 
 
 def test_verify_is_silent_on_whole_shards(made):
@@ -95,3 +113,129 @@ def test_verify_sees_damage_outside_the_samples(damaged_copy):
     flip(damaged_copy / "train/train-000000.tar", 110)  # inside the first header
     (damage,) = verify_shards(damaged_copy)
     assert "train/train-000000.tar" in damage and "no sample is touched" in damage
+
+
+@pytest.fixture(scope="session")
+def truth(made) -> dict[str, tuple[bytes, ...]]:
+    """Pictures by key as webdataset streams them, which are those of tarfile."""
+    tars = sorted(map(str, made.folder.rglob("*.tar")))
+    streamed = {
+        sample["__key__"]: tuple(sample[name] for name in sorted(sample) if name[:1].isdigit())
+        for sample in webdataset.WebDataset(tars, shardshuffle=False)
+    }
+    plain: dict[str, list[bytes]] = {}
+    for path in tars:
+        with tarfile.open(path) as tar:
+            for member in sorted(tar.getmembers(), key=lambda member: member.name):
+                if not member.name.endswith(".json"):
+                    plain.setdefault(member.name.partition(".")[0], []).append(tar.extractfile(member).read())
+    assert streamed == {key: tuple(pictures) for key, pictures in plain.items()} and len(streamed) == 19
+    return streamed
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    order=st.lists(st.integers(0, 18), max_size=60),
+    window_samples=st.integers(1, 8),
+    window_bytes=st.sampled_from([1, 3000, 2**26]),
+    most_open=st.integers(1, 5),
+)
+def test_any_order_and_window_gives_what_webdataset_and_tarfile_read(
+    made, truth, monkeypatch, order, window_samples, window_bytes, most_open
+):
+    monkeypatch.setattr("phi3v_dist.shards.read._WINDOW_SAMPLES", window_samples)
+    monkeypatch.setattr("phi3v_dist.shards.read._WINDOW_BYTES", window_bytes)
+    monkeypatch.setattr("phi3v_dist.shards.store._MAX_OPEN_FILES", most_open)
+    index = load_index(made.folder)
+    reader = ShardReader(index)
+    read = list(reader.samples(order))
+    assert [sample.number for sample in read] == order
+    assert all(sample.images == truth[index.row(sample.number)["key"]] for sample in read)
+    assert read == [reader.sample(number) for number in order]
+    assert len(descriptors(reader)) <= most_open
+
+
+def test_planned_reading_asks_the_disk_a_window_ahead_in_its_order(made, monkeypatch):
+    monkeypatch.setattr("phi3v_dist.shards.read._WINDOW_SAMPLES", 4)
+    index = load_index(made.folder)
+    reader, asked = ShardReader(index), []
+    fadvise = os.posix_fadvise
+    monkeypatch.setattr(os, "posix_fadvise", lambda *place: (asked.append(place), fadvise(*place)))
+    order = [18, 3, 11, 0, 7, 2, 16, 5]
+    places = [reader._columns.place(number) for number in order]
+    stream = reader.samples(order)
+    next(stream)
+    assert len(asked) == 8  # both windows, before the second sample is read
+    for window, part in ((places[:4], asked[:4]), (places[4:], asked[4:])):
+        assert [start for _, start, _, _ in part] == [p.start for p in sorted(window, key=lambda p: (p.shard, p.start))]
+    assert len(list(stream)) == 7 and len(asked) == 8
+
+
+def test_a_damaged_sample_stands_in_its_place_among_others(damaged_copy):
+    index = load_index(damaged_copy)
+    row = index.row(7)
+    flip(damaged_copy / row["shard"], row["image_offset"][0] + 5)
+    read = list(ShardReader(index).samples([6, 7, 8, 7]))
+    assert [isinstance(sample, DamagedSample) for sample in read] == [False, True, False, True]
+    assert (read[1].shard, read[1].key, read[1].offset) == (row["shard"], row["key"], row["image_offset"][0])
+
+
+def test_a_folder_that_is_gone_is_no_samples_fault(damaged_copy):
+    index = load_index(damaged_copy)
+    reader = ShardReader(index)
+    shutil.rmtree(damaged_copy)
+    with pytest.raises(ShardError, match="can't be reached any more"):
+        reader.sample(0)
+    with pytest.raises(ShardError, match="can't be reached any more"):
+        list(reader.samples([0]))
+
+
+def test_a_number_that_does_not_exist_is_an_index_error(made):
+    reader = ShardReader(load_index(made.folder))
+    for number in (-1, 19):
+        with pytest.raises(IndexError):
+            reader.sample(number)
+
+
+def test_threads_share_a_reader_of_one_open_file(made, truth, monkeypatch):
+    monkeypatch.setattr("phi3v_dist.shards.store._MAX_OPEN_FILES", 1)
+    reader = ShardReader(load_index(made.folder))
+    faults: list[object] = []
+
+    def read(first: int) -> None:
+        try:
+            for round_ in range(60):
+                sample = reader.sample((first + 7 * round_) % 19)
+                if sample.images != truth[sample.key]:
+                    faults.append(sample.number)
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=read, args=(first,)) for first in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+
+
+def test_checksum_of_the_index_is_xxh3_and_verify_compares_sha256(damaged_copy):
+    """An index whose XXH3 fits bytes that its SHA-256 doesn't: reading can't see it, verify does."""
+    index = load_index(damaged_copy)
+    row = index.row(7)
+    flip(damaged_copy / row["shard"], row["image_offset"][0] + 5)
+    reader = ShardReader(index)
+    contents = reader.members(7)
+    whole = b"".join(contents)
+    assert xxhash.xxh3_64_intdigest(whole) != row["xxh3"] and hashlib.sha256(whole).hexdigest() != row["sha256"]
+    place = index.table.column_names.index("xxh3")
+    forged = index.table["xxh3"].to_pylist()
+    forged[7] = xxhash.xxh3_64_intdigest(whole)
+    table = index.table.set_column(place, "xxh3", pa.array(forged, pa.uint64()))
+    pq.write_table(table.cast(SCHEMA), damaged_copy / "index.parquet")
+    manifest = json.loads((damaged_copy / "manifest.json").read_text())
+    manifest["index"] = describe_file(damaged_copy, "index.parquet")
+    (damaged_copy / "manifest.json").write_text(json.dumps(manifest))
+    assert ShardReader(load_index(damaged_copy)).sample(7).number == 7
+    (damage,) = verify_shards(damaged_copy)
+    assert "SHA-256" in damage and row["key"] in damage

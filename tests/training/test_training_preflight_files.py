@@ -33,4 +33,4 @@ def test_a_damaged_sample_is_told_and_the_others_are_read(small_demo, tmp_path: 
         file.write(b"xx")
     count, _, _, damaged = read_some(ShardReader(index), [0, 1, 2])
     assert count == 3
-    assert len(damaged) == 1 and row["shard"] in damaged[0] and "SHA-256 differs" in damaged[0]
+    assert len(damaged) == 1 and row["shard"] in damaged[0] and "XXH3 differs" in damaged[0]

@@ -1,0 +1,59 @@
+"""Statistics add up to what the csv module and Pillow find."""
+
+import io
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from phi3v_dist.shards.index import load_index
+from phi3v_dist.shards.read import ShardReader
+from phi3v_dist.shards.statistics import count_rows, histogram_rows, picture_rows, price_rows
+
+
+def test_counts_add_up(made, good_rows):
+    rows = count_rows(load_index(made.folder))
+    assert rows[-1] == ("both", "all", 19)
+    for split, count in made.counts.items():
+        assert sum(n for name, category, n in rows if name == split and category != "all") == count
+        assert (split, "all", count) in rows
+    assert sum(n for _, category, n in rows if category == "Bags") == sum(
+        row["category3_code"] == "Bags" for row in good_rows.values()
+    )
+
+
+def test_prices_are_those_of_the_table(made, good_rows):
+    index = load_index(made.folder)
+    rows = price_rows(index)
+    assert [row[0] for row in rows] == ["heldout, EUR", "train, EUR"]
+    for name, count, mean, least, _, median, _, most in rows:
+        codes = index.column("product_code")[index.numbers(name.split(",")[0])]
+        prices = [float(good_rows[code]["full_price"]) for code in codes]
+        assert (count, least, most) == (len(prices), min(prices), max(prices))
+        assert (mean, median) == pytest.approx((statistics.mean(prices), statistics.median(prices)))
+
+
+def test_picture_sizes_are_those_of_the_files(made):
+    index = load_index(made.folder)
+    files = [content for sample in ShardReader(index).samples(range(19)) for content in sample.images]
+    shapes = [Image.open(io.BytesIO(content)).size for content in files]
+    rows = {name: rest for name, *rest in picture_rows(index)}
+    assert rows["pictures of a product"][:2] == [19, 1.0]
+    assert rows["file (MB)"][1] == pytest.approx(sum(map(len, files)) / 19 / 1e6)
+    # one picture is turned by its EXIF note: 43 × 60 in the file, 60 × 43 for a person
+    widths = [60 if shape == (43, 60) else shape[0] for shape in shapes]
+    assert rows["width (pixels)"][1] == pytest.approx(statistics.mean(widths))
+
+
+@given(st.lists(st.integers(0, 2_000_000), max_size=200), st.integers(2, 20))
+def test_a_histogram_counts_each_value_once(values, most_bins):
+    rows = list(histogram_rows(np.array(values, np.int64), most_bins))
+    assert sum(count for _, count, _ in rows) == len(values)
+    assert len(rows) <= most_bins
+    assert all(count and bar for _, count, bar in rows)
+    for name, count, _ in rows:
+        first, _, last = name.replace(",", "").partition(" to ")
+        assert count == sum(int(first) <= value <= int(last or first) for value in values)
