@@ -24,7 +24,6 @@ from phi3v_dist.config.options import FetchOptions
 ROBOT_NAME: Final = "phi3v-dist"  # what a robots.txt may call us
 
 _NO_SUCH_NAME = (1, 4)  # c-ares: the name has no address, or isn't there; all else is the name server's fault
-_KEEP_ALIVE_SECONDS = 30
 
 
 class FetchFault(Exception):
@@ -89,13 +88,12 @@ async def open_client(options: FetchOptions) -> AsyncIterator[Client]:
         limit=0,  # how many at a time is decided in fetch_hosts: waiting for a turn is no part of the deadline
         resolver=AsyncResolver(nameservers=list(options.nameservers) or None),
         ttl_dns_cache=options.dns_cache_seconds,
-        keepalive_timeout=_KEEP_ALIVE_SECONDS,
     )
     async with aiohttp.ClientSession(
         connector=connector,
         headers=headers,
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+        timeout=aiohttp.ClientTimeout(total=None),
         trust_env=True,
     ) as session:
         yield Client(session, options.deadline_seconds)

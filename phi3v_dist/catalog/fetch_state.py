@@ -12,7 +12,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -42,23 +42,21 @@ def fetch_state(folder: Path) -> Iterator["FetchState"]:
         raise CatalogError(
             f"the folder can't be made: {error.strerror}", where=str(folder), mend="Set catalog.fetched_folder."
         ) from None
-    lock = locked(folder / LOCK_NAME, wait=False)
-    try:
-        lock.__enter__()
-    except BlockingIOError:
-        mend = "Wait until it ends, or set catalog.fetched_folder."
-        raise CatalogError("another command fetches into it or reads it", where=str(folder), mend=mend) from None
-    try:
+    with ExitStack() as open_things:
+        try:
+            open_things.enter_context(locked(folder / LOCK_NAME, wait=False))
+        except BlockingIOError:
+            mend = "Wait until it ends, or set catalog.fetched_folder."
+            raise CatalogError("another command fetches into it or reads it", where=str(folder), mend=mend) from None
         # nolock: see catalog/fetched.py. The journal is a plain one: WAL needs memory shared between machines.
         path = (folder / STATE_NAME).absolute().as_uri()
-        with state_faults(folder), closing(sqlite3.connect(f"{path}?nolock=1", uri=True)) as connection:
-            connection.executescript(_TABLES)
-            try:
-                yield FetchState(folder, connection)
-            finally:
-                connection.commit()
-    finally:
-        lock.__exit__(None, None, None)
+        open_things.enter_context(state_faults(folder))
+        connection = open_things.enter_context(closing(sqlite3.connect(f"{path}?nolock=1", uri=True)))
+        connection.executescript(_TABLES)
+        try:
+            yield FetchState(folder, connection)
+        finally:
+            connection.commit()
 
 
 def host_of(url: str) -> str:
