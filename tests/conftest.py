@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,3 +54,13 @@ def small_demo(tmp_path_factory) -> SmallDemo:
         done = run_tool(*words)
         assert done.returncode == 0, done.stderr
     return demo
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory) -> Iterator[object]:
+    """Starts ranks without the ten seconds of imports that each would need: a ``launching.WarmStarter``."""
+    from launching import WarmStarter
+
+    starter = WarmStarter(tmp_path_factory.mktemp("warm"))
+    yield starter
+    starter.close()

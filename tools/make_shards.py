@@ -5,14 +5,14 @@ import sys
 
 from phi3v_dist.config.loading import load_config
 from phi3v_dist.console import run_command, say, table
-from phi3v_dist.shards.shelves import Part
-from phi3v_dist.shards.write import PartSummary, ShardSummary, make_part
+from phi3v_dist.shards.placing import Part
+from phi3v_dist.shards.write import ShardSummary, make_shards
 
 TOO_MANY_REJECTS = 3
 
 
 def main() -> int:
-    """Make the shards a recipe asks for, or a part; exit code 3 when more products were rejected than it allows."""
+    """Make the shards a recipe asks for; exit code 3 when more products were rejected than it allows."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -20,17 +20,14 @@ def main() -> int:
         "example:\n  python tools/make_shards.py --config launch/recipes/demo_cpu.yaml shards.workers=2",
     )
     parser.add_argument("--config", required=True, metavar="RECIPE", help="YAML recipe (sections catalog and shards)")
+    parser.add_argument("--add", action="store_true", help="one more delivery to a finished folder: new tar files")
     parser.add_argument(
-        "--part", default="1/1", metavar="K/N", help="every N-th tar file alone; the last part joins all"
+        "--part", default="1/1", metavar="K/N", help="N such commands share the work, this one begins with its part"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="options laid over the recipe's")
     arguments = parser.parse_intermixed_args()
     config = load_config(arguments.config, arguments.overrides).config
-    summary = make_part(config.catalog, config.shards, Part.parse(arguments.part))
-    if isinstance(summary, PartSummary):
-        missing = f"{summary.num_missing} of {summary.num_tars} tar files are missing"
-        say(f"part {arguments.part} is done, {missing}: the part that ends last makes {summary.folder}")
-        return 0
+    summary = make_shards(config.catalog, config.shards, Part.parse(arguments.part), add=arguments.add)
     show(summary)
     if summary.reject_share > config.catalog.max_reject_share:
         allowed, found = config.catalog.max_reject_share, summary.reject_share

@@ -1,8 +1,7 @@
-"""From raw rows to checked products, and a reject with a reason for each row that isn't one.
+"""From a raw row to a checked product, or a reject with the reason.
 
-Enters: raw rows, then pictures. Leaves: ``Product`` or ``Reject`` for every row, never neither and never both. The
-checks of the table are cheap and happen here and now; the check of a picture decodes it, takes milliseconds, and is a
-function of its own that worker processes call.
+Enters: a raw row. Leaves: ``Product`` or ``Reject``, never neither and never both. What needs the other rows (the
+currency that most have, codes seen before) is checked in ``product_file.py``, pictures in ``picture_checks.py``.
 
 Reasons have the form ``column: fault``, and are stable, so that rejects can be counted and joined.
 """
@@ -10,16 +9,16 @@ Reasons have the form ``column: fault``, and are stable, so that rejects can be 
 import math
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from phi3v_dist.catalog.pictures import NotFetched, Picture, picture_of
+from phi3v_dist.catalog.cells import PictureCell
+from phi3v_dist.catalog.pictures import Picture
 from phi3v_dist.catalog.tables import RawRow
 from phi3v_dist.config.options import CatalogOptions
-from phi3v_dist.images import ImageError, open_image
 
+OTHER_CURRENCY = "currency: other than the catalogue's"
+DUPLICATE = "code: duplicate"
 _PRICE = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")  # float() would take 1_000, inf and nan too
 _LINE_ENDS = str.maketrans("\n\r\t", "   ")  # a description may have them, a title may not
 _LONGEST_VALUE = 200  # characters of a wrong value that a reject keeps
@@ -53,102 +52,74 @@ class Reject:
     value: str
 
 
-def check_rows(rows: Sequence[RawRow], options: CatalogOptions) -> tuple[list[Product], list[Reject]]:
-    """Check the table. Of several rows with one code the first that passes stays."""
-    currency = options.currency or _most_frequent(row.currency for row in rows)
-    root = Path(options.table).parent if options.image_root is None else Path(options.image_root)
-    products: dict[str, Product] = {}
-    rejects: list[Reject] = []
-    for row in rows:
-        verdict = _fault_of(row, currency, options)
-        if verdict is None and row.code in products:
-            verdict = "code: duplicate", f"{row.code}, also in row {products[row.code].row}"
-        if verdict is not None:
-            rejects.append(_reject(options, row.row, row.code, *verdict))
-        else:
-            pictures = tuple(picture_of(cell, root) for cell in row.pictures[: options.max_pictures])
-            facts = (row.row, row.code, row.title, row.category, float(row.price), row.currency)
-            products[row.code] = Product(*facts, pictures=pictures, further=row.further)
-    return list(products.values()), rejects
+class _Fault(Exception):
+    """A row that is no product: reason and value."""
 
 
-def check_pictures(product: Product, options: CatalogOptions) -> Reject | None:
-    """Decode a product's pictures. Returns a reject for the first that is wrong, or None."""
-    for picture in product.pictures:
-        if (fault := _picture_fault_of(picture, options)) is not None:
-            return _reject(options, product.row, product.code, f"picture: {fault[0]}", fault[1])
-    return None
-
-
-def _picture_fault_of(picture: Picture, options: CatalogOptions) -> tuple[str, str] | None:
+def check_row(row: RawRow, options: CatalogOptions, find: Callable[[PictureCell], Picture]) -> Product | Reject:
+    """Check one row by itself, repairing what the policy says. ``find``: the picture that a cell names."""
     try:
-        opened = open_image(picture.read(), max_megapixels=options.max_image_megapixels)
-    except NotFetched:
-        return "not fetched", str(picture)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return "missing", str(picture)
-    except OSError as error:
-        return "unreadable", f"{picture}: {error.strerror}"
-    except ImageError as error:
-        return error.reason, str(picture)
-    if min(opened.size) < options.min_image_side:
-        return "too small", f"{picture}: {opened.width} x {opened.height}"
-    return None
+        if not row.fits:
+            found = " | ".join((row.code, row.title, row.category))
+            raise _Fault("row: other number of cells than the header", found)
+        return Product(
+            row=row.row,
+            code=_text("code", row.code, options.max_text_characters),
+            title=_text("title", row.title, options.max_text_characters, options),
+            category=_text("category", row.category, options.max_text_characters, options),
+            price=_price(row.price),
+            currency=row.currency,
+            pictures=_pictures(row, options, find),
+            further={name: _further(name, text, options) for name, text in row.further.items()},
+        )
+    except _Fault as fault:
+        reason, value = fault.args
+        return reject(options, row.row, row.code, reason, value)
 
 
-def _fault_of(row: RawRow, currency: str, options: CatalogOptions) -> tuple[str, str] | None:
-    """Reason and value of the first fault of a row."""
-    if not row.fits:
-        return "row: other number of cells than the header", " | ".join((row.code, row.title, row.category))
-    return _fault_of_texts(row, options) or _fault_of_price(row, currency) or _fault_of_pictures(row)
-
-
-def _fault_of_texts(row: RawRow, options: CatalogOptions) -> tuple[str, str] | None:
-    for column, text in (("code", row.code), ("title", row.title), ("category", row.category)):
-        if (fault := _text_fault_of(text, options.max_text_characters)) is not None:
-            return f"{column}: {fault}", text
-    for name, text in row.further.items():
-        lines = text.translate(_LINE_ENDS)
-        if text and (fault := _text_fault_of(lines, options.max_further_characters)) is not None:
-            return f"further.{name}: {fault}", text
-    return None
-
-
-def _fault_of_price(row: RawRow, currency: str) -> tuple[str, str] | None:
-    if (fault := _price_fault_of(row.price)) is not None:
-        return f"price: {fault}", row.price
-    if row.currency != currency or not currency:
-        return "currency: other than the catalogue's", f"{row.currency}, expected {currency}"
-    return None
-
-
-def _fault_of_pictures(row: RawRow) -> tuple[str, str] | None:
-    if not row.pictures:
-        return "picture: missing", ""
-    wrong = (picture for picture in row.pictures if isinstance(picture, str) and "\0" in picture)
-    return next((("picture: missing", picture) for picture in wrong), None)
-
-
-def _text_fault_of(text: str, most_characters: int) -> str | None:
-    if not text:
-        return "empty"
-    if len(text) > most_characters:
-        return "too long"
-    if not text.isprintable() and any(unicodedata.category(character) == "Cc" for character in text):
-        return "control characters"
-    return "broken characters" if "\ufffd" in text else None  # another encoding was read as UTF-8, here or earlier
-
-
-def _price_fault_of(text: str) -> str | None:
-    if not _PRICE.fullmatch(text) or math.isinf(float(text)):
-        return "not a number"
-    return None if float(text) > 0 else "not above zero"
-
-
-def _most_frequent(currencies: Iterable[str]) -> str:
-    counts = Counter(filter(None, currencies))
-    return counts.most_common(1)[0][0] if counts else ""
-
-
-def _reject(options: CatalogOptions, row: int, code: str, reason: str, value: str) -> Reject:
+def reject(options: CatalogOptions, row: int, code: str, reason: str, value: str) -> Reject:
+    """A reject; of a long value its beginning."""
     return Reject(options.table, row, code, reason, value[:_LONGEST_VALUE])
+
+
+def _text(column: str, text: str, most_characters: int, options: CatalogOptions | None = None) -> str:
+    """The text if nothing is wrong with it, or it can be repaired. ``options``: None, nothing is repaired."""
+    if not text.isprintable() and any(unicodedata.category(character) == "Cc" for character in text):
+        if options is None or options.policy.control_characters == "reject":
+            raise _Fault(f"{column}: control characters", text)
+        text = " ".join("".join(" " if unicodedata.category(sign) == "Cc" else sign for sign in text).split())
+    if not text:
+        raise _Fault(f"{column}: empty", text)
+    if "\ufffd" in text:  # another encoding was read as UTF-8, here or earlier
+        raise _Fault(f"{column}: broken characters", text)
+    if len(text) > most_characters:
+        if options is None or options.policy.long_text == "reject":
+            raise _Fault(f"{column}: too long", text)
+        whole_words, space, _ = text[: most_characters + 1].rpartition(" ")
+        text = whole_words if space else text[:most_characters]
+    return text
+
+
+def _further(name: str, text: str, options: CatalogOptions) -> str:
+    lines = text.translate(_LINE_ENDS)
+    checked = _text(f"further.{name}", lines, options.max_further_characters, options) if lines.strip() else ""
+    return text if checked == lines else checked
+
+
+def _price(text: str) -> float:
+    if not _PRICE.fullmatch(text) or math.isinf(float(text)):
+        raise _Fault("price: not a number", text)
+    if float(text) <= 0:
+        raise _Fault("price: not above zero", text)
+    return float(text)
+
+
+def _pictures(row: RawRow, options: CatalogOptions, find: Callable[[PictureCell], Picture]) -> tuple[Picture, ...]:
+    if not row.pictures:
+        raise _Fault("picture: missing", "")
+    pictures = []
+    for cell in row.pictures[: options.max_pictures]:
+        if isinstance(cell, str) and "\0" in cell:
+            raise _Fault("picture: missing", cell)
+        pictures.append(find(cell))
+    return tuple(pictures)

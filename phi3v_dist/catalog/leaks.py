@@ -1,10 +1,10 @@
 """Which side of the split each product is on, so that no picture stands on both.
 
-Enters: products, the pictures each has, which pictures look alike, and on which side products of earlier deliveries
-are. Leaves: a side for each product, or none where it would join both. Variants of one product share pictures in every
-shop's export, so a split by code alone lets training see what it is tested on. Products that share a picture are a
-group, also over others in between, and a group goes to one side: that of its products in earlier deliveries, else the
-one that ``split.py`` gives to one of its codes.
+Enters: products, the pictures each has by clusters of those that look alike (``likeness.py``), and on which side
+products of earlier deliveries are. Leaves: a side for each product, or none where it would join both. Variants of one
+product share pictures in every shop's export, so a split by code alone lets training see what it is tested on. Products
+that share a picture are a group, also over others in between, and a group goes to one side: that of its products in
+earlier deliveries, else the one that ``split.py`` gives to one of its codes.
 """
 
 from typing import Final
@@ -18,11 +18,6 @@ TRAIN: Final = 0
 HELDOUT: Final = 1
 NO_SIDE: Final = 2  # it would join both
 UNKNOWN: Final = -1
-
-
-def clusters_of_pictures(num_pictures: int, alike: np.ndarray) -> np.ndarray:
-    """Pictures that look alike, also over others in between, have one number: int64 [pairs, 2] → int32 [pictures]."""
-    return connected(num_pictures, alike[:, 0], alike[:, 1])
 
 
 def groups_of_products(num_products: int, owners: np.ndarray, clusters: np.ndarray) -> np.ndarray:

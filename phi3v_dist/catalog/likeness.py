@@ -1,6 +1,6 @@
 """Whether two pictures show the same, though their files differ: saved again, made smaller, cut by a hair.
 
-Enters: decoded pictures, later their fingerprints. Leaves: pairs of pictures that look alike. A fingerprint is the
+Enters: decoded pictures, later their fingerprints. Leaves: clusters of pictures that look alike. A fingerprint is the
 picture squeezed to 16 × 16 colours. Two look alike when the mean square of the difference is at most 1 % of the
 contrast (variance) of the flatter one. Measured (tests/catalog/test_catalog_likeness.py has the kinds): saved again at
 quality 50, or at half the size, pictures differ by less than 0.5 % in 19 of 20 cases; two products of one catalogue by
@@ -10,6 +10,9 @@ are noise.
 A million pictures are not compared each with each. Those that look alike lie side by side when sorted by a few rough
 features, unless a border falls between them; so they are sorted several times by other features with other borders,
 and each is compared with the next few.
+
+Among very many, chains of chance likenesses would tie thousands of products together. A cluster that grows too large
+is searched again more strictly, until it falls apart or only copies are left.
 """
 
 from collections.abc import Iterator
@@ -22,6 +25,8 @@ from scipy.sparse.csgraph import connected_components
 SIDE = 16
 FINGERPRINT_BYTES = SIDE * SIDE * 3
 _MOST_DIFFERENCE_SHARE = 0.01
+_STRICTEST_SHARE = 0.0005
+_LARGE_CLUSTER, _LARGE_CLUSTER_SHARE = 200, 0.01  # pictures; of all pictures
 _NOISE = 1.0  # grey levels, squared: two empty pages look alike whatever their contrast
 _MOST_FOR_ALL_PAIRS = 4096
 _SORTINGS = 8
@@ -38,15 +43,31 @@ def fingerprint(picture: Image.Image) -> np.ndarray:
     return np.asarray(small, np.uint8).reshape(FINGERPRINT_BYTES)
 
 
-def look_alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def look_alike(one: np.ndarray, other: np.ndarray, most_share: float = _MOST_DIFFERENCE_SHARE) -> np.ndarray:
     """Row by row, whether two pictures look alike. uint8 [n, 768] each → bool [n]."""
     first, second = one.astype(np.float32), other.astype(np.float32)
     difference = np.square(first - second).mean(1)
     contrast = np.minimum(first.var(1), second.var(1))
-    return difference <= _MOST_DIFFERENCE_SHARE * contrast + _NOISE
+    return difference <= most_share * contrast + _NOISE
 
 
-def pairs_that_look_alike(fingerprints: np.ndarray) -> np.ndarray:
+def clusters_that_look_alike(fingerprints: np.ndarray) -> np.ndarray:
+    """Pictures that look alike, also over others in between, have one number: uint8 [n, 768] → int32 [n]."""
+    pairs = pairs_that_look_alike(fingerprints)
+    labels = connected(len(fingerprints), pairs[:, 0], pairs[:, 1])
+    share = _MOST_DIFFERENCE_SHARE
+    most = max(_LARGE_CLUSTER, int(_LARGE_CLUSTER_SHARE * len(fingerprints)))
+    while (share := share / 2) >= _STRICTEST_SHARE:
+        members = np.flatnonzero(np.bincount(labels)[labels] > most) if len(labels) else labels
+        if not len(members):
+            break
+        pairs = pairs_that_look_alike(fingerprints[members], share)
+        labels[members] = connected(len(members), pairs[:, 0], pairs[:, 1]) + labels.max() + 1
+        labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
+    return labels
+
+
+def pairs_that_look_alike(fingerprints: np.ndarray, most_share: float = _MOST_DIFFERENCE_SHARE) -> np.ndarray:
     """Pairs of pictures that look alike: uint8 [n, 768] → int64 [pairs, 2].
 
     Enough pairs to connect all that look alike, also over others in between. Among more than 4,096 pictures a few in a
@@ -57,17 +78,17 @@ def pairs_that_look_alike(fingerprints: np.ndarray) -> np.ndarray:
     search = _all_pairs if len(first) <= _MOST_FOR_ALL_PAIRS else _neighbours
     for candidates in search(fingerprints, first):
         new = candidates[labels[candidates[:, 0]] != labels[candidates[:, 1]]]
-        alike = new[_look_alike_by_blocks(fingerprints, first[new])]
+        alike = new[_look_alike_by_blocks(fingerprints, first[new], most_share)]
         found.append(np.sort(first[alike], axis=1))
         labels = connected(len(first), alike[:, 0], alike[:, 1], labels)
     return np.concatenate(found)
 
 
-def _look_alike_by_blocks(fingerprints: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def _look_alike_by_blocks(fingerprints: np.ndarray, pairs: np.ndarray, most_share: float) -> np.ndarray:
     alike = np.zeros(len(pairs), bool)
     for start in range(0, len(pairs), _BLOCK // 8):
         part = pairs[start : start + _BLOCK // 8]
-        alike[start : start + len(part)] = look_alike(fingerprints[part[:, 0]], fingerprints[part[:, 1]])
+        alike[start : start + len(part)] = look_alike(fingerprints[part[:, 0]], fingerprints[part[:, 1]], most_share)
     return alike
 
 

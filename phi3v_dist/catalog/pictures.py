@@ -19,10 +19,19 @@ class NotFetched(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """``source``: a file, a URL (text), or the bytes of a file."""
+class Span:
+    """A part of a file: where bytes of the table are kept while shards are made."""
 
-    source: Path | str | bytes
+    file: Path
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """``source``: a file, a part of one, a URL (text), or the bytes of a file."""
+
+    source: Path | Span | str | bytes
 
     def read(self) -> bytes:
         """The picture's bytes, as they came. Raises ``OSError``, or ``NotFetched`` for a URL."""
@@ -31,10 +40,19 @@ class Picture:
                 return self.source
             case Path():
                 return self.source.read_bytes()
+            case Span(file, offset, length):
+                with open(file, "rb") as handle:
+                    handle.seek(offset)
+                    return handle.read(length)
         raise NotFetched(self.source)
 
     def __str__(self) -> str:
-        return f"{len(self.source)} bytes in the table" if isinstance(self.source, bytes) else str(self.source)
+        match self.source:
+            case bytes():
+                return f"{len(self.source)} bytes in the table"
+            case Span():
+                return f"{self.source.length} bytes in the table"
+        return str(self.source)
 
 
 def picture_of(cell: PictureCell, root: Path) -> Picture:

@@ -86,6 +86,32 @@ class RuleOptions(Options):
     further: tuple[TextRule, ...] = Field((), description="Rules for all texts of columns.further.")
 
 
+RejectOrRepair = Literal["reject", "repair"]
+RejectOrKeep = Literal["reject", "keep"]
+Policy = Literal["reject", "repair", "keep"]
+
+
+class PolicyOptions(Options):
+    """What becomes of a product with a fault that one can live with: reject it, repair the fault, or keep it.
+
+    Faults that are not named here always reject. A picture is repaired by saving it anew as a plain RGB JPEG.
+    """
+
+    control_characters: RejectOrRepair = Field("reject", description="In a text; repair: they become spaces.")
+    long_text: RejectOrRepair = Field("reject", description="repair: cut behind the last whole word that fits.")
+    other_currency: RejectOrKeep = Field("reject", description="Another currency than the catalogue's.")
+    bad_picture: RejectOrRepair = Field(
+        "reject", description="One of several pictures can't be used; repair: go on with the others."
+    )
+    damaged_inside: RejectOrKeep = Field("reject", description="A JPEG with a hole that most programs don't notice.")
+    extreme_shape: RejectOrKeep = Field("reject", description="Longer than catalog.max_aspect_ratio allows.")
+    turned: Policy = Field("keep", description="A picture that its EXIF note turns.")
+    cmyk: Policy = Field("keep", description="A picture for print.")
+    deep: Policy = Field("keep", description="A picture of 16 bits; training sees 8.")
+    transparent: Policy = Field("keep", description="A picture with transparency; training sees white there.")
+    animated: Policy = Field("keep", description="A picture with several frames; training sees the first.")
+
+
 class CatalogOptions(Options):
     """catalog/: from a product table to checked products."""
 
@@ -115,6 +141,11 @@ class CatalogOptions(Options):
     currency: str | None = Field(None, description="Only currency accepted; default: the most frequent one.")
     heldout_share: Share = Field(0.1, description="Share of products held out from training, by hash of the code.")
     min_image_side: Count = Field(16, description="Pictures with a shorter side than this are rejected (pixels).")
+    max_aspect_ratio: Number = Field(20.0, description="Longer side by shorter side of a picture, at most.")
+    max_image_side: CountOrZero = Field(
+        0, description="Larger pictures are made smaller and saved anew (pixels); 0: kept as they came."
+    )
+    policy: PolicyOptions = Field(default_factory=PolicyOptions, description="Reject, repair or keep, per fault.")
     max_image_megapixels: Number = Field(100.0, description="Larger pictures are rejected unread (megapixels).")
     max_text_characters: Count = Field(500, description="Longer titles or categories are rejected (characters).")
     max_further_characters: Count = Field(10_000, description="The same for each text of columns.further.")

@@ -9,7 +9,7 @@ be wrong without a word. No torch in here.
 import hashlib
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from phi3v_dist.errors import ShardError
 from phi3v_dist.files import atomic_path, sha256_of
 from phi3v_dist.images import image_size
-from phi3v_dist.shards.manifest import INDEX_NAME, MAKE_ANEW, MAKE_THEM, read_manifest
+from phi3v_dist.shards.manifest import MAKE_ANEW, MAKE_THEM, read_manifest
 
 SCHEMA = pa.schema(
     [
@@ -47,6 +47,7 @@ SCHEMA = pa.schema(
     ]
 )
 _SHARD_SCHEMA = SCHEMA.remove(0)
+_ROWS_IN_GROUP = 65_536  # so many rows of the index are in memory when it is written
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,14 +108,19 @@ def index_shard(folder: Path, shard: str, split: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=_SHARD_SCHEMA)
 
 
-def write_index(folder: Path, parts: list[pa.Table]) -> int:
-    """Number the samples of all shards and write ``index.parquet``; the number of samples."""
-    joined = pa.concat_tables([_SHARD_SCHEMA.empty_table(), *parts]).combine_chunks()
-    numbers = pa.array(np.arange(joined.num_rows, dtype=np.int64))
-    table = joined.add_column(0, SCHEMA.field("sample"), numbers)
-    with atomic_path(folder / INDEX_NAME) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-    return table.num_rows
+def write_index(path: Path, before: pa.Table | None, parts: Iterable[pa.Table]) -> None:
+    """Number the samples of all shards, behind those that were there ``before``, and write the index."""
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+        pending, count = [SCHEMA.empty_table() if before is None else before], 0 if before is None else len(before)
+        for part in parts:
+            numbers = pa.array(np.arange(count, count + len(part), dtype=np.int64))
+            pending.append(part.add_column(0, SCHEMA.field("sample"), numbers))
+            count += len(part)
+            if sum(map(len, pending)) >= _ROWS_IN_GROUP:
+                writer.write_table(pa.concat_tables(pending).combine_chunks())
+                pending = []
+        if pending:
+            writer.write_table(pa.concat_tables(pending).combine_chunks())
 
 
 def load_index(folder: str | Path) -> ShardIndex:
@@ -133,7 +139,7 @@ def load_index(folder: str | Path) -> ShardIndex:
 def open_index(folder: Path, manifest: dict[str, Any]) -> ShardIndex:
     """The index alone, checked against the manifest's hash. Raises ``ShardError``."""
     check_file(folder, manifest["index"])
-    path, index_hash = folder / INDEX_NAME, manifest["index"]["sha256"]
+    path, index_hash = folder / manifest["index"]["path"], manifest["index"]["sha256"]
     if (found := sha256_of(path)) != index_hash:
         raise ShardError("the index is damaged, its SHA-256 is not the manifest's", where=str(path), value=found,
                          mend=MAKE_ANEW)  # fmt: skip

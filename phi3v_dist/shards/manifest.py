@@ -7,10 +7,11 @@ written last, so a folder is a shard folder if and only if it is there; ``read_m
 
     FOLDER/
       train/train-000000.tar …     KEY.00.jpg, KEY.01.png, … (the original bytes), KEY.json
-      heldout/heldout-000000.tar …   a number is missing where none of its products had a right picture
+      heldout/heldout-000000.tar …
       index.parquet                one row per sample (shards/index.py)
-      rejects.parquet              one row per rejected product (shards/rejects.py)
-      manifest.json                last
+      rejects.parquet              one row per rejected product (catalog/rejects.py)
+      pictures.parquet             hash and fingerprint of each picture, for later deliveries (shards/delivery.py)
+      manifest.json                last; it names these three, which after later deliveries are index-001.parquet, …
 """
 
 import hashlib
@@ -27,9 +28,9 @@ from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.errors import ShardError
 from phi3v_dist.files import sha256_of
 
-SCHEMA_VERSION = 2  # 2: several pictures, further texts
+SCHEMA_VERSION = 3  # 2: several pictures, further texts; 3: deliveries
 SPLITS = ("train", "heldout")
-MANIFEST_NAME, INDEX_NAME, REJECTS_NAME = "manifest.json", "index.parquet", "rejects.parquet"
+MANIFEST_NAME = "manifest.json"
 MAKE_THEM = "Make the shards: python tools/make_shards.py --config RECIPE"
 MAKE_ANEW = "Delete the folder and make it anew: python tools/make_shards.py --config RECIPE"
 
@@ -57,23 +58,38 @@ def describe_input(catalog: CatalogOptions, shards: ShardOptions) -> dict[str, A
     return {"table": name, "table_sha256": table_sha256, "options": options, "fingerprint": fingerprint}
 
 
+def file_name(kind: str, delivery: int) -> str:
+    """Name of the index, rejects or pictures after a delivery, which are numbered from 0."""
+    return f"{kind}-{delivery:03d}.parquet" if delivery else f"{kind}.parquet"
+
+
 def build_manifest(
-    folder: Path, shards: list[dict[str, Any]], reasons: dict[str, int], described: dict[str, Any]
+    folder: Path,
+    names: dict[str, str],
+    shards: list[dict[str, Any]],
+    reasons: dict[str, int],
+    described: dict[str, Any],
+    before: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of finished files. Neither time nor workers are in it: the same input gives the same bytes.
 
-    ``shards``: ``describe_file`` of each tar file with its split, samples and members; ``reasons``: rejects by reason;
-    ``described``: from ``describe_input``, with the number of rows.
+    ``names``: of index, rejects and pictures; ``shards``: ``describe_file`` of each new tar file with its split,
+    samples and members; ``reasons``: rejects by reason; ``described``: from ``describe_input``, with the number of
+    rows; ``before``: the manifest of earlier deliveries.
     """
+    shards = [*(before["shards"] if before else []), *shards]
+    deliveries = [*(before["deliveries"] if before else []), described]
+    further = {name for delivery in deliveries for name in delivery["options"]["columns"]["further"]}
     counts = {split: sum(shard["samples"] for shard in shards if shard["split"] == split) for split in SPLITS}
     return {
         "schema_version": SCHEMA_VERSION,
         "counts": counts,
         "shards": shards,
-        "index": describe_file(folder, INDEX_NAME),
-        "rejects": describe_file(folder, REJECTS_NAME) | {"count": sum(reasons.values()), "by_reason": reasons},
-        "input": described,
-        "features": _features(shards, described["options"]["columns"]["further"]),
+        "index": describe_file(folder, names["index"]),
+        "rejects": describe_file(folder, names["rejects"]) | {"count": sum(reasons.values()), "by_reason": reasons},
+        "pictures": describe_file(folder, names["pictures"]),
+        "deliveries": deliveries,
+        "features": _features(shards, further),
         "made_with": _made_with(),
     }
 

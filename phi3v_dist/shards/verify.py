@@ -23,7 +23,7 @@ def verify_shards(folder: str | Path) -> list[str]:
     manifest = read_manifest(folder)
     index = open_index(folder, manifest)
     damages, shards_named = _damaged_samples(index)
-    for told in [*manifest["shards"], manifest["rejects"]]:
+    for told in [*manifest["shards"], manifest["rejects"], manifest["pictures"]]:
         if told["path"] in shards_named:
             continue
         try:

@@ -1,69 +1,65 @@
-"""Processes that check pictures and read finished tar files back.
+"""Processes that share the work on a shard folder, also with those of other commands.
 
-Enters: shelves of products. Leaves: the same order with a verdict for each product, whichever process was faster.
+Enters: numbered pieces of work, each finished when its file is there. Leaves: all finished. Pieces have no owner: a
+command begins with its part and goes on with whatever nobody has finished, in an order of its own, so that it never
+waits for another one, which may be dead, and rarely does what another is doing; if it does, the bytes are the same.
 Processes are spawned, not forked: the parent has torch's threads. A process that dies (out of memory) ends the
 command with one line instead of a hang, which is why this isn't ``multiprocessing.Pool``.
 """
 
 import os
+import random
 import signal
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import islice
 from multiprocessing import get_context
-from typing import Any
 
-from phi3v_dist.catalog.checks import Product, Reject, check_pictures
-from phi3v_dist.config.options import CatalogOptions
+from phi3v_dist.console import progress
 from phi3v_dist.errors import ShardError
-from phi3v_dist.shards.index import index_shard
-from phi3v_dist.shards.manifest import describe_file
-from phi3v_dist.shards.shelves import Shelf
-from phi3v_dist.shards.staging import FinishedShelf, Staging
-
-# Large enough that sending costs nothing, small enough that progress is seen.
-_PRODUCTS_PER_TASK = 16
-# Ahead of the writer, but not so far that the pictures fall out of the page cache before they are written.
-_TASKS_PER_WORKER = 4
+from phi3v_dist.shards.placing import ALL, Part
 
 
 class Workers:
     """A running pool of ``count`` processes."""
 
-    def __init__(self, pool: ProcessPoolExecutor, count: int) -> None:
-        self._pool, self._count = pool, count
+    def __init__(self, pool: ProcessPoolExecutor, count: int, part: Part) -> None:
+        self._pool, self._count, self._part = pool, count, part
 
-    def check_pictures(
-        self, shelves: Iterable[Shelf], catalog: CatalogOptions
-    ) -> Iterator[tuple[Shelf, Product, Reject | None]]:
-        """Yield shelf, product, and reject or None, in the order given."""
-        pending: deque[tuple[Shelf, tuple[Product, ...], Future[list[Reject | None]]]] = deque()
-        tasks = _tasks(shelves)
-        while True:
-            for shelf, products in islice(tasks, self._count * _TASKS_PER_WORKER - len(pending)):
-                pending.append((shelf, products, self._pool.submit(_check_products, products, catalog)))
-            if not pending:
-                return
-            shelf, products, verdicts = pending.popleft()
-            for product, reject in zip(products, verdicts.result(), strict=True):
-                yield shelf, product, reject
+    def finish(self, work: Callable[[int], None], total: int, unfinished: Callable[[], list[int]], what: str) -> None:
+        """Call ``work`` in processes on all pieces 0 to ``total`` - 1 that are ``unfinished``, showing how far."""
+        for _ in progress(self._finished(work, unfinished), what, total):
+            pass
 
-    def finish(self, staging: Staging, shelf: Shelf, members: list[str], rejects: list[Reject]) -> "Future[None]":
-        """Begin to read a written tar file back for index and manifest; ``members``: the kinds in it, none: no file."""
-        num_samples = len(shelf.products) - len(rejects)
-        facts = {"split": shelf.split, "samples": num_samples, "members": members}
-        return self._pool.submit(_finish, staging, shelf.tar, facts, rejects)
+    def _finished(self, work: Callable[[int], None], unfinished: Callable[[], list[int]]) -> Iterator[int]:
+        """Pieces as they are finished, by whomever."""
+        todo, running, told = unfinished(), {}, set()
+        first = set(todo)
+        while todo or running:
+            while todo and len(running) < 2 * self._count:
+                piece = self._next(todo)
+                running[self._pool.submit(work, piece)] = piece
+                todo.remove(piece)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                future.result()
+                del running[future]
+            todo = [piece for piece in unfinished() if piece not in set(running.values())]
+            done = first - set(todo) - set(running.values()) - told
+            told |= done
+            yield from done
+
+    def _next(self, todo: list[int]) -> int:
+        mine = [piece for piece in todo if piece % self._part.count == self._part.number - 1]
+        return mine[0] if mine else random.choice(todo)
 
 
 @contextmanager
-def worker_pool(count: int) -> Iterator[Workers]:
+def worker_pool(count: int, part: Part = ALL) -> Iterator[Workers]:
     """A pool of ``count`` processes, ended on the way out with what still waits. Raises ``ShardError`` if one dies."""
     pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_begin, initargs=(os.getcwd(),))
     try:
-        yield Workers(pool, count)
+        yield Workers(pool, count, part)
     except BrokenProcessPool:
         raise ShardError(
             "a worker process was killed, perhaps for want of memory",
@@ -79,22 +75,3 @@ def _begin(folder: str) -> None:
     """A spawned process starts in the folder where Python started; Ctrl-C is the parent's to answer."""
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _tasks(shelves: Iterable[Shelf]) -> Iterator[tuple[Shelf, tuple[Product, ...]]]:
-    for shelf in shelves:
-        for start in range(0, len(shelf.products), _PRODUCTS_PER_TASK):
-            yield shelf, shelf.products[start : start + _PRODUCTS_PER_TASK]
-
-
-def _check_products(products: Sequence[Product], catalog: CatalogOptions) -> list[Reject | None]:
-    return [check_pictures(product, catalog) for product in products]
-
-
-def _finish(staging: Staging, tar: str, facts: dict[str, Any], rejects: list[Reject]) -> None:
-    finished = FinishedShelf(None, None, rejects)
-    if facts["samples"]:
-        rows = index_shard(staging.shards, tar, facts["split"])
-        assert rows.num_rows == facts["samples"], f"{tar}: {rows.num_rows} samples read back of {facts['samples']}"
-        finished = FinishedShelf(describe_file(staging.shards, tar) | facts, rows, rejects)
-    staging.finish(tar, finished)

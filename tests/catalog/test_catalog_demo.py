@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from phi3v_dist.catalog.checks import check_pictures, check_rows
+from phi3v_dist.catalog.checks import Reject
 from phi3v_dist.catalog.demo import (
     COLOURS,
     FAULT_EVERY,
@@ -24,7 +24,8 @@ from phi3v_dist.catalog.demo import (
     title_of,
 )
 from phi3v_dist.catalog.demo_shapes import SILHOUETTES, band_area_share
-from phi3v_dist.catalog.tables import read_table
+from phi3v_dist.catalog.picture_checks import check_pictures
+from phi3v_dist.catalog.product_file import ProductFile, write_product_file
 from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.errors import CatalogError
 
@@ -48,12 +49,15 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-def test_the_checks_find_each_fault_once_and_nothing_else(folder: Path) -> None:
+def test_the_checks_find_each_fault_once_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     options = CatalogOptions(table=str(folder / "products.csv"))
-    products, rejects = check_rows(list(read_table(options)), options)
-    rejects += [reject for product in products if (reject := check_pictures(product, options))]
-    assert Counter(reject.row - 2 for reject in rejects) == Counter(n for n in range(PRODUCTS) if fault_of(n))
-    assert len({reject.reason for reject in rejects}) == len(FAULTS) == 8
+    write_product_file(tmp_path, options)
+    products = ProductFile(tmp_path, options)
+    verdicts = [check_pictures(product, options) for product in products.products(numpy.arange(len(products)))]
+    rejects = [(reject.row, reject.reason) for reject in verdicts if isinstance(reject, Reject)]
+    rejects += [(reject["row"], reject["reason"]) for reject in products.rejects().to_pylist()]
+    assert Counter(row - 2 for row, _ in rejects) == Counter(n for n in range(PRODUCTS) if fault_of(n))
+    assert len({reason for _, reason in rejects}) == len(FAULTS) == 8
 
 
 def test_the_table_has_the_columns_of_the_burberry_table(folder: Path) -> None:

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
 
-from phi3v_dist.catalog.checks import Product, check_rows
+from phi3v_dist.catalog.checks import Product
+from phi3v_dist.catalog.product_file import ProductFile, write_product_file
 from phi3v_dist.catalog.rules import RULES
-from phi3v_dist.catalog.tables import read_table
 from phi3v_dist.config.loading import load_config
 from phi3v_dist.config.options import CatalogOptions
 
@@ -63,8 +64,9 @@ def read(section: str, folder: Path) -> tuple[list[Product], list[str]]:
     """Products, and the reasons of rejects, of a section's recipe."""
     (folder / "recipe.yaml").write_text(SECTIONS[section], encoding="utf-8")
     options: CatalogOptions = load_config(folder / "recipe.yaml").config.catalog
-    products, rejects = check_rows(list(read_table(options)), options)
-    return products, [reject.reason for reject in rejects]
+    write_product_file(folder / "products", options)
+    found = ProductFile(folder / "products", options)
+    return found.products(np.arange(len(found))), found.rejects()["reason"].to_pylist()
 
 
 def told(product: Product) -> tuple[Any, ...]:

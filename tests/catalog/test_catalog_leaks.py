@@ -9,7 +9,6 @@ from phi3v_dist.catalog.leaks import (
     NO_SIDE,
     TRAIN,
     UNKNOWN,
-    clusters_of_pictures,
     groups_of_products,
     sides_of,
 )
@@ -92,9 +91,3 @@ def test_a_later_product_that_links_both_sides_goes_to_neither_and_its_neighbour
 
 def test_new_products_that_join_the_sides_only_together_go_to_neither() -> None:
     assert sides([[0], [1], [0, 2], [2, 1]], [TRAIN, HELDOUT, UNKNOWN, UNKNOWN])[2:] == [NO_SIDE, NO_SIDE]
-
-
-def test_pictures_alike_over_others_in_between_are_one_cluster() -> None:
-    clusters = clusters_of_pictures(5, np.array([[0, 1], [1, 3]]))
-    assert len(set(clusters[[0, 1, 3]].tolist())) == 1
-    assert len(set(clusters.tolist())) == 3

@@ -8,7 +8,12 @@ from PIL import Image, ImageDraw
 from sklearn.datasets import load_sample_images
 
 from phi3v_dist.catalog import likeness
-from phi3v_dist.catalog.likeness import fingerprint, look_alike, pairs_that_look_alike
+from phi3v_dist.catalog.likeness import (
+    clusters_that_look_alike,
+    fingerprint,
+    look_alike,
+    pairs_that_look_alike,
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +106,20 @@ def test_thousands_of_the_same_picture_are_one_part(grain: int) -> None:
     assert parts(5000, pairs_that_look_alike(fingerprints)) == {frozenset(range(5000))}
 
 
+def test_a_chain_of_chance_likenesses_falls_apart_and_copies_stay_together() -> None:
+    ends = drawn(20, 6)[:2].astype(np.float32)
+    grain = np.random.default_rng(8).normal(0, (0.001 * ends.var()) ** 0.5, (300, ends.shape[1]))
+    steps = ends[0] + np.linspace(0, 1, 300)[:, None] * (ends[1] - ends[0]) + grain
+    chain = np.clip(steps, 0, 255).round().astype(np.uint8)
+    fingerprints = np.concatenate([chain, chain[::100], drawn(50, 7)])
+    assert len(parts(353, pairs_that_look_alike(fingerprints))) < 10
+    clusters = clusters_that_look_alike(fingerprints)
+    assert np.bincount(clusters).max() <= 200
+    assert (clusters[:300:100] == clusters[300:303]).all()
+
+
 def test_few_or_no_pictures_make_no_pairs() -> None:
     assert pairs_that_look_alike(np.empty((0, likeness.FINGERPRINT_BYTES), np.uint8)).shape == (0, 2)
     assert pairs_that_look_alike(drawn(10, 5)[:1]).shape == (0, 2)
+    assert clusters_that_look_alike(drawn(10, 5)[:1]).tolist() == [0]
+    assert clusters_that_look_alike(np.empty((0, likeness.FINGERPRINT_BYTES), np.uint8)).tolist() == []

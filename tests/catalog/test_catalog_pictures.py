@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3v_dist.catalog.pictures import NotFetched, Picture, picture_of
+from phi3v_dist.catalog.pictures import NotFetched, Picture, Span, picture_of
 
 
 def test_bytes_come_unchanged_from_file_and_table(tmp_path: Path) -> None:
@@ -12,6 +12,12 @@ def test_bytes_come_unchanged_from_file_and_table(tmp_path: Path) -> None:
     assert picture_of("a.jpg", tmp_path).read() == picture_of(b"\xff\xd8", tmp_path).read() == b"\xff\xd8"
     with pytest.raises(FileNotFoundError):
         picture_of("b.jpg", tmp_path).read()
+
+
+def test_a_span_is_a_part_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "bytes.bin").write_bytes(b"0123456789")
+    picture = Picture(Span(tmp_path / "bytes.bin", 3, 4))
+    assert (picture.read(), str(picture)) == (b"3456", "4 bytes in the table")
 
 
 def test_a_url_is_no_file(tmp_path: Path) -> None:

@@ -6,19 +6,15 @@ each node its own working folder. One run proves several faults, since each cost
 
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from launching import REPOSITORY, run
+from launching import REPOSITORY, Ended, Rank, ranks_of_srun, run
 from safetensors import safe_open
-
-from phi3v_dist.cluster.process_group import free_port
 
 LIMIT_SECONDS = 60  # the issue's
 CHECKS = (
@@ -38,29 +34,6 @@ CHECKS = (
 )
 
 
-def ranks_of_srun(arguments: list[list[str]], folders: list[Path], nodes: int) -> list[dict]:
-    """What two tasks of srun are given, on one node or on two."""
-    port, per_node = str(free_port()), 2 // nodes
-    return [
-        {
-            "arguments": arguments[rank],
-            "folder": str(folders[rank]),
-            "environment": {
-                "SLURM_JOB_ID": "7",
-                "SLURM_STEP_ID": "0",
-                "SLURM_PROCID": str(rank),
-                "SLURM_LOCALID": str(rank % per_node),
-                "SLURM_STEP_NUM_TASKS": "2",
-                "SLURM_STEP_TASKS_PER_NODE": f"{per_node}(x{nodes})",
-                "SLURMD_NODENAME": f"node{rank // per_node}",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            },
-        }
-        for rank in range(2)
-    ]
-
-
 def recipe(small_demo, run_folder: Path | str, *options: str) -> list[str]:
     """The demo recipe's arguments that work from any folder."""
     words = small_demo.recipe(run_folder, f"training.deepspeed_config={REPOSITORY}/ds_configs/zero3.json", *options)
@@ -68,7 +41,7 @@ def recipe(small_demo, run_folder: Path | str, *options: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def cases(small_demo, tmp_path_factory) -> dict[str, SimpleNamespace]:
+def cases(warm, small_demo, tmp_path_factory) -> dict[str, SimpleNamespace]:
     """Every start, by name: its ranks' ends, the verdicts of its table, its errors, its run folder."""
     work = tmp_path_factory.mktemp("preflight")
     nodes = [work / "node0", work / "node1"]
@@ -86,7 +59,7 @@ def cases(small_demo, tmp_path_factory) -> dict[str, SimpleNamespace]:
     blocked = recipe(small_demo, "blocked", "model.folder=base")
     one, none = recipe(small_demo, work / "one"), recipe(small_demo, work / "none", "training.device=cuda")
     starts = {
-        "good": (work / "good", ranks_of_srun([plain, plain], [REPOSITORY] * 2, 1)),
+        "good": (work / "good", ranks_of_srun([plain, plain])),
         "many": (work / "many", ranks_of_srun([[*others, *floors], [*others, *floors, "training.seed=7"]], nodes, 2)),
         "own": (nodes[0] / "own", ranks_of_srun([own, own], nodes, 2)),
         "blocked": (nodes[0] / "blocked", ranks_of_srun([blocked, blocked], nodes, 2)),
@@ -95,30 +68,26 @@ def cases(small_demo, tmp_path_factory) -> dict[str, SimpleNamespace]:
     }
     (work / "one").mkdir()
     (work / "none").mkdir()
-    lines = "".join(json.dumps(ranks) + "\n" for _, ranks in starts.values())
-    command = [sys.executable, str(Path(__file__).with_name("many_ranks.py"))]
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    subprocess.run([sys.executable, "-m", "phi3v_dist.cluster.compiled"], cwd=REPOSITORY, env=environment, check=True)
-    done = subprocess.run(
-        command, input=lines, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=560, check=True
-    )
-    return {
-        name: told(folder, ranks)
-        for (name, (folder, _)), ranks in zip(starts.items(), map(json.loads, done.stdout.splitlines()), strict=True)
-    }
+    assert warm.run_alone("phi3v_dist/cluster/compiled.py").returncode == 0
+    return {name: told(folder, preflight(warm, ranks)) for name, (folder, ranks) in starts.items()}
 
 
-def told(folder: Path, ranks: list[dict]) -> SimpleNamespace:
-    out = ranks[0]["out"]
+def preflight(warm, ranks: list[Rank]) -> list[Ended]:
+    with warm.started("launch/preflight.py", ranks) as started:
+        return started.wait(240)
+
+
+def told(folder: Path, ranks: list[Ended]) -> SimpleNamespace:
+    out = ranks[0].stdout
     found = re.findall(r"^([\w -]+?)  +(fine|skipped|FAULT(?:: [\w, ]+?)?)  .*$", out, re.MULTILINE)
     verdicts = dict(found)
-    assert verdicts.keys() in (set(CHECKS), {"devices"}) and len(found) == len(verdicts), (out, ranks[0]["err"])
+    assert verdicts.keys() in (set(CHECKS), {"devices"}) and len(found) == len(verdicts), (out, ranks[0].stderr)
     events = folder / "attempts.jsonl"
     return SimpleNamespace(
         ranks=ranks,
         out=out,
         verdicts=verdicts,
-        errors=[line for rank in ranks for line in rank["err"].splitlines() if line.startswith("ERROR")],
+        errors=[line for rank in ranks for line in rank.stderr.splitlines() if line.startswith("ERROR")],
         events=[json.loads(line) for line in events.read_text().splitlines()] if events.exists() else [],
         folder=folder,
     )
@@ -135,13 +104,13 @@ def test_on_good_nodes_every_check_is_fine_and_both_ranks_end_with_0(cases) -> N
     good = cases["good"]
     skipped = {"GPU health", "all-reduce between nodes"}
     assert good.verdicts == {check: "skipped" if check in skipped else "fine" for check in CHECKS}
-    assert [rank["code"] for rank in good.ranks] == [0, 0]
+    assert [rank.returncode for rank in good.ranks] == [0, 0]
     assert good.errors == []
     assert "preflight of 2 ranks on 1 nodes: nothing is wrong" in good.out
 
 
 def test_all_checks_take_less_than_a_minute_once_deepspeed_is_compiled(cases) -> None:
-    assert max(rank["seconds"] for case in cases.values() for rank in case.ranks) < LIMIT_SECONDS
+    assert max(rank.seconds for case in cases.values() for rank in case.ranks) < LIMIT_SECONDS
 
 
 def test_nothing_stays_behind_in_the_run_folder(cases) -> None:
@@ -164,7 +133,7 @@ def test_the_trial_steps_saves_and_loads_and_predicts_the_real_checkpoint(cases,
 
 def test_a_fault_ends_both_ranks_with_2_one_line_per_fault(cases) -> None:
     many = cases["many"]
-    assert [rank["code"] for rank in many.ranks] == [2, 2]
+    assert [rank.returncode for rank in many.ranks] == [2, 2]
     assert len(many.errors) == 4 and "4 faults" in many.out
     faulty = {check for check, verdict in many.verdicts.items() if verdict.startswith("FAULT")}
     assert faulty == {"versions", "free disk", "all-reduce between nodes", "reading shards"}
@@ -211,7 +180,7 @@ def test_a_fault_of_a_node_blames_it_for_certain_and_lets_the_job_go_on_without_
 
 def test_an_unwritable_run_folder_and_a_missing_model_folder_name_the_node(cases) -> None:
     blocked = cases["blocked"]
-    assert [rank["code"] for rank in blocked.ranks] == [2, 2]
+    assert [rank.returncode for rank in blocked.ranks] == [2, 2]
     assert (blocked.verdicts["run folder"], blocked.verdicts["shards and model"]) == ("FAULT: node1", "FAULT: node1")
     assert "ERROR node node1, blocked/.preflight: nothing can be written here" in only_error(blocked, "written")
     assert only_error(blocked, "config.json").startswith("ERROR node node1, base: ")
@@ -221,7 +190,7 @@ def test_an_unwritable_run_folder_and_a_missing_model_folder_name_the_node(cases
 def test_a_node_without_a_gpu_of_its_own_for_each_rank_is_left_out_and_nothing_else_is_checked(cases) -> None:
     case = cases["no GPU on one"]
     assert case.verdicts == {"devices": "FAULT: node1"}
-    assert [rank["code"] for rank in case.ranks] == [2, 2]
+    assert [rank.returncode for rank in case.ranks] == [2, 2]
     line = only_error(case, "CUDA device")
     assert (
         line.startswith("ERROR node node1, training.device: each rank needs a CUDA device of its own")

@@ -6,9 +6,6 @@ Each runs for two real steps, on one rank and the CPU, with the small demo in th
 import json
 import math
 import re
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -48,24 +45,20 @@ OTHERWISE = {
 
 
 @pytest.fixture(scope="module")
-def trained(small_demo, tmp_path_factory) -> dict[str, SimpleNamespace]:
-    """The run of each recipe, one after the other in forks of one process that has imported torch."""
-    runs = tmp_path_factory.mktemp("runs")
-    starts = []
+def trained(warm, small_demo, tmp_path_factory) -> dict[str, SimpleNamespace]:
+    """The run of each recipe, one after the other."""
+    runs, found = tmp_path_factory.mktemp("runs"), {}
     for name in NAMES:
         given = [f"{key}={value.format(demo=small_demo.folder, run=runs / name)}" for key, value in OTHERWISE.items()]
-        starts.append(json.dumps(["--config", f"launch/recipes/{name}.yaml", *given]) + "\n")
-    command = [sys.executable, str(Path(__file__).with_name("many_starts.py"))]
-    done = subprocess.run(command, input="".join(starts), cwd=REPOSITORY, capture_output=True, text=True, timeout=600,
-                          check=True)  # fmt: skip
-    ends = map(json.loads, done.stdout.splitlines())
-    return {name: SimpleNamespace(folder=runs / name, **end) for name, end in zip(NAMES, ends, strict=True)}
+        ended = warm.run_alone("launch/train.py", "--config", f"launch/recipes/{name}.yaml", *given)
+        found[name] = SimpleNamespace(folder=runs / name, ended=ended)
+    return found
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_trains_two_steps_validates_and_saves(trained, name):
     run = trained[name]
-    assert run.code == 0, run.err
+    assert run.ended.returncode == 0, run.ended.stderr
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert all(math.isfinite(line["loss"]) and line["gradient_norm"] > 0 for line in lines)

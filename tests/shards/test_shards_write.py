@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -14,14 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from phi3v_dist.catalog.rejects import SCHEMA as REJECTS_SCHEMA
 from phi3v_dist.catalog.split import split_of
 from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.errors import CatalogError, ShardError
-from phi3v_dist.shards import write
+from phi3v_dist.shards import delivery, write
 from phi3v_dist.shards.index import load_index
 from phi3v_dist.shards.read import ShardReader
-from phi3v_dist.shards.rejects import SCHEMA as REJECTS_SCHEMA
-from phi3v_dist.shards.write import key_of, make_shards
+from phi3v_dist.shards.tars import key_of
+from phi3v_dist.shards.write import make_shards
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -131,13 +133,10 @@ def test_datasets_reads_jpeg_and_png_samples_by_the_manifests_features(made, tmp
             assert (sample["00.jpg"] or sample["00.png"]).size[0] in (*row["width"], *row["height"])
 
 
-def test_bytes_are_the_same_with_one_worker_and_two(made, catalog, tmp_path, monkeypatch):
-    make_shards(catalog, options(tmp_path / "one"))
-    assert files_of(tmp_path / "one") == files_of(made.folder)
-    # One product a task: 21 tasks that two processes may finish in any order, instead of two tasks.
-    monkeypatch.setattr("phi3v_dist.shards.workers._PRODUCTS_PER_TASK", 1)
-    make_shards(catalog, options(tmp_path / "two", workers=2))
-    assert files_of(tmp_path / "two") == files_of(made.folder)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_bytes_are_the_same_whatever_the_number_of_workers(made, catalog, tmp_path, workers):
+    make_shards(catalog, options(tmp_path / "shards", workers=workers))
+    assert files_of(tmp_path / "shards") == files_of(made.folder)
 
 
 def test_tar_headers_carry_no_clock_and_no_extra_header(made):
@@ -213,26 +212,41 @@ def test_a_failed_run_leaves_nothing_under_the_name_and_goes_on_where_it_was(cat
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
-        patch.setattr(write, "write_index", full_disk)
+        patch.setattr(delivery, "write_index", full_disk)
         make_shards(catalog, options(tmp_path / "shards"))
     (staging,) = tmp_path.iterdir()
     assert staging.name.startswith(".shards.partial-")
     (left_by_kill,) = [path.with_name(".a.tar.1.partial") for path in staging.rglob("train-000000.tar")]
     left_by_kill.write_bytes(b"half a shard")
     with monkeypatch.context() as patch:
-        patch.setattr(write, "_write_tar", full_disk)  # a finished tar file is never written again
+        patch.setattr(write, "_write_shelf", full_disk)  # a finished tar file is never written again
+        patch.setattr(write, "_check_chunk", full_disk)  # nor a picture checked again
         make_shards(catalog, options(tmp_path / "shards"))
     assert files_of(tmp_path / "shards") == files_of(made.folder)
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
 
 
-def test_a_tar_file_without_a_right_picture_is_left_out(catalog, good_rows, tmp_path):
-    """Product by product into tar files of their own: the wrong picture's number is missing, all else is there."""
-    make_shards(catalog.model_copy(update={"heldout_share": 0.0}), options(tmp_path / "shards", samples_per_shard=1))
-    manifest = json.loads((tmp_path / "shards/manifest.json").read_text())
-    numbers = [int(Path(shard["path"]).stem[-6:]) for shard in manifest["shards"]]
-    assert len(numbers) == len(good_rows) and len(set(range(21)) - set(numbers)) == 2
-    assert set(load_index(tmp_path / "shards").column("product_code")) == set(good_rows)
+def test_tar_files_are_full_whatever_was_rejected(made):
+    manifest = json.loads((made.folder / "manifest.json").read_text())
+    for split in ("train", "heldout"):
+        samples = [shard["samples"] for shard in manifest["shards"] if shard["split"] == split]
+        assert samples[:-1] == [5] * (len(samples) - 1)
+
+
+def test_a_picture_that_changes_while_shards_are_made_is_an_error_of_one_line(small_catalog, tmp_path, monkeypatch):
+    root = Path(shutil.copytree(small_catalog.image_root, tmp_path / "pictures"))
+    catalog = small_catalog.model_copy(update={"image_root": str(root)})
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="stop"):
+        patch.setattr(write, "_write_tars", stop)
+        make_shards(catalog, options(tmp_path / "shards"))
+    shutil.copy(root / "pictures/1.jpg", root / "pictures/0.jpg")
+    with pytest.raises(CatalogError, match=r"row 2: the picture is not the one that was checked.*0\.jpg"):
+        make_shards(catalog, options(tmp_path / "shards"))
+    assert not (tmp_path / "shards").exists()
+
+
+def stop(*_):
+    raise OSError("stop")
 
 
 def test_a_pictures_suffix_follows_its_content(made):

@@ -1,17 +1,17 @@
 """Whole short runs by every launcher: a killed run against an undisturbed one, and what a run's folder holds.
 
-Few launches, each used for several facts: one costs about ten seconds.
+Few launches, each used for several facts: one costs about ten seconds. Those of torchrun, deepspeed and plain Python
+are the users' own, those of srun are forks with its environment (warm_starter.py).
 """
 
 import json
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from gradients_worker import nothing_persists
-from launching import run, run_like_srun, run_tool, with_deepspeed, with_torchrun
+from launching import run, run_tool, with_deepspeed, with_torchrun
 from safetensors.torch import load_file
 from wandb_file import history, read_records
 
@@ -34,12 +34,12 @@ def losses(run_folder):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(small_demo, tmp_path_factory):
+def undisturbed(warm, small_demo, tmp_path_factory):
     """Thirty steps on two processes, started as srun starts them."""
     folder = tmp_path_factory.mktemp("srun") / "train"
-    tasks = run_like_srun("launch/train.py", *small_demo.recipe(folder, *OPTIONS))
-    assert [task.returncode for task in tasks] == [0, 0], tasks[0].stdout
-    return SimpleNamespace(folder=folder, output=tasks[0].stdout, other_output=tasks[1].stdout)
+    ranks = warm.run("launch/train.py", *small_demo.recipe(folder, *OPTIONS))
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].output
+    return SimpleNamespace(folder=folder, output=ranks[0].output, other_output=ranks[1].output)
 
 
 @pytest.fixture(scope="module")
@@ -125,15 +125,15 @@ def test_deepspeed_launcher_trains_packs_of_8192_tokens(small_demo, tmp_path):
     assert line["tokens"] > 4096
 
 
-def test_frozen_vision_is_exported_bit_for_bit_and_the_language_model_trains(small_demo, tmp_path):
+def test_frozen_vision_is_exported_bit_for_bit_and_the_language_model_trains(warm, small_demo, tmp_path):
     """As for the real model, parameters are gathered and activations computed again."""
     as_real = ("model.activation_checkpointing=true", f"training.deepspeed_config={nothing_persists(tmp_path)}")
     quiet = ("evaluation.every_steps=0", "tracking.wandb=disabled", "checkpoints.every_steps=3")
     frozen = ("model.train_vision=false", "training.steps=3", "packing.packs_per_step=3")  # an odd number: a blank pack
     recipe = small_demo.recipe(tmp_path / "train", *frozen, *as_real, *quiet)
-    tasks = run_like_srun("launch/train.py", *recipe)
-    assert [task.returncode for task in tasks] == [0, 0], tasks[0].stdout + tasks[1].stdout
-    done = run_tool("tools/consolidate.py", tmp_path / "train", tmp_path / "export")
+    ranks = warm.run("launch/train.py", *recipe)
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].output + ranks[1].output
+    done = warm.run_alone("tools/consolidate.py", tmp_path / "train", tmp_path / "export")
     assert done.returncode == 0, done.stderr
     before, after = (dict(iterate_weights(folder)) for folder in (small_demo.folder / "base", tmp_path / "export"))
     still = {name for name in before if torch.equal(before[name], after[name])}
@@ -144,23 +144,22 @@ def test_frozen_vision_is_exported_bit_for_bit_and_the_language_model_trains(sma
     assert len(moved) > 0.7 * len(before.keys() - vision)
 
 
-def test_resume_with_another_seed_is_refused_with_the_difference(small_demo, undisturbed, tmp_path):
-    del tmp_path
+def test_resume_with_another_seed_is_refused_with_the_difference(warm, small_demo, undisturbed):
     (undisturbed.folder / "FINISHED").rename(undisturbed.folder / "was-finished")
     try:
-        done = run_tool("launch/train.py", *small_demo.recipe(undisturbed.folder, *OPTIONS, "training.seed=1"))
+        done = warm.run_alone("launch/train.py", *small_demo.recipe(undisturbed.folder, *OPTIONS, "training.seed=1"))
     finally:
         (undisturbed.folder / "was-finished").rename(undisturbed.folder / "FINISHED")
     assert done.returncode == 2
     assert "training.seed: 0 → 1" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_consolidated_folder_loads_and_equals_the_merge_by_deepspeed_itself(undisturbed, tmp_path):
+def test_consolidated_folder_loads_and_equals_the_merge_by_deepspeed_itself(warm, undisturbed, tmp_path):
     done = run_tool("tools/consolidate.py", undisturbed.folder, tmp_path / "export")
     assert done.returncode == 0, done.stderr
     checkpoint = newest_checkpoint(undisturbed.folder).folder
-    script = [sys.executable, str(checkpoint / "zero_to_fp32.py"), "--safe_serialization", "-t", "engine"]
-    merged = run([*script, str(checkpoint), str(tmp_path / "fp32")])
+    words = ("--safe_serialization", "-t", "engine", checkpoint, tmp_path / "fp32")
+    merged = warm.run_alone(checkpoint / "zero_to_fp32.py", *words)
     assert merged.returncode == 0, merged.stderr
     expected = load_file(tmp_path / "fp32/model.safetensors")
     model = Phi3VForCausalLM.from_pretrained(tmp_path / "export")

@@ -1,5 +1,8 @@
 """What holds where Slurm does not answer; with one that does: tests/slurm."""
 
+import os
+import resource
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -71,11 +74,21 @@ def test_a_requeue_that_slurm_refuses_is_said(tmp_path) -> None:
         end_job(tmp_path, JOB, srun_code=143)
 
 
-def test_a_full_disk_stops_the_job_instead_of_starting_it_for_ever(tmp_path) -> None:
-    (tmp_path / ATTEMPTS).symlink_to("/dev/full")
-    with pytest.raises(RunError, match="No space left on device"):
+@pytest.fixture
+def most_file_bytes() -> Iterator[int]:
+    """No file of this process can grow beyond it. (/dev/full takes no byte either, but reading it never ends.)"""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000_000, before[1]))
+    yield 16_000_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_events_that_cannot_be_written_stop_the_job_instead_of_starting_it_for_ever(tmp_path, most_file_bytes) -> None:
+    (tmp_path / ATTEMPTS).touch()
+    os.truncate(tmp_path / ATTEMPTS, most_file_bytes)
+    with pytest.raises(RunError, match=f"{ATTEMPTS}: can't be written: File too large"):
         begin_job(tmp_path, JOB, most_attempts=3)
-    with pytest.raises(RunError, match="No space left on device"):
+    with pytest.raises(RunError, match="can't be written"):
         end_job(tmp_path, JOB, srun_code=1)
 
 

@@ -16,7 +16,6 @@ from gradients_worker import (
     packs_of_steps,
     supervised_tokens,
 )
-from launching import run_like_srun
 from safetensors.torch import load_file
 
 from phi3v_dist.config.options import DocumentOptions
@@ -35,11 +34,11 @@ from phi3v_dist.training.step import forward
 
 
 @pytest.fixture(scope="module")
-def deepspeed(small_demo, tmp_path_factory):
+def deepspeed(warm, small_demo, tmp_path_factory):
     output = tmp_path_factory.mktemp("gradients") / "told.pt"
     folders = [str(small_demo.folder / name) for name in ("base", "shards")]
-    tasks = run_like_srun("tests/training/gradients_worker.py", *folders, str(output))
-    assert [task.returncode for task in tasks] == [0, 0], tasks[0].stdout + tasks[1].stdout
+    ranks = warm.run("tests/training/gradients_worker.py", *folders, output)
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].output + ranks[1].output
     return torch.load(output)
 
 

@@ -11,13 +11,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-from launching import run, run_like_srun, run_tool, with_deepspeed
+from launching import ranks_of_srun
 
 from phi3v_dist.checkpoints.choose import ENGINE, MARKER, complete_checkpoints
 from phi3v_dist.cluster.who import ALONE
@@ -27,7 +27,7 @@ from phi3v_dist.model.folder import iterate_weights
 from phi3v_dist.model.never_trained import EMBEDDING
 from phi3v_dist.training.resume import find_checkpoint
 
-pytestmark = pytest.mark.timeout(900)  # one fixture is four launches
+pytestmark = pytest.mark.timeout(600)  # one fixture is four launches
 STEPS_OF = {3: 3, 2: 6, 1: 9}  # ranks → step at which they stop; then 3 again
 STEPS = 12
 OPTIONS = (
@@ -45,12 +45,11 @@ OPTIONS = (
 )
 
 
-def trained(small_demo, settings: Path, folder: Path, ranks: int, steps: int) -> list[str]:
+def trained(warm, small_demo, settings: Path, folder: Path, ranks: int, steps: int) -> None:
     recipe = small_demo.recipe(folder, *OPTIONS, f"training.deepspeed_config={settings}", f"training.steps={steps}")
-    tasks = run_like_srun("launch/train.py", *recipe, ranks=ranks)
-    assert [task.returncode for task in tasks] == [0] * ranks, "".join(task.stdout for task in tasks)
+    ended = warm.run("launch/train.py", *recipe, ranks=ranks)
+    assert [rank.returncode for rank in ended] == [0] * ranks, "".join(rank.output for rank in ended)
     (folder / "FINISHED").unlink()
-    return [task.stdout for task in tasks]
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +63,17 @@ def settings(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def changing(small_demo, settings, tmp_path_factory) -> SimpleNamespace:
+def changing(warm, small_demo, settings, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("changing") / "train"
-    ways = [*STEPS_OF.items(), (3, STEPS)]
-    return SimpleNamespace(folder=folder, output=[trained(small_demo, settings, folder, *way)[0] for way in ways])
+    for way in [*STEPS_OF.items(), (3, STEPS)]:
+        trained(warm, small_demo, settings, folder, *way)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def undisturbed(small_demo, settings, tmp_path_factory) -> Path:
+def undisturbed(warm, small_demo, settings, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "train"
-    trained(small_demo, settings, folder, 1, STEPS)
+    trained(warm, small_demo, settings, folder, 1, STEPS)
     return folder
 
 
@@ -90,14 +90,14 @@ def in_fp32(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_each_number_of_ranks_wrote_its_checkpoints(changing):
-    written = {checkpoint.step: checkpoint.num_ranks for checkpoint in complete_checkpoints(changing.folder)}
+    written = {checkpoint.step: checkpoint.num_ranks for checkpoint in complete_checkpoints(changing)}
     assert written == {3: 3, 6: 2, 9: 1, 12: 3}
 
 
 def test_pieces_are_several_and_differ_with_the_number_of_ranks(changing):
     """What makes this test one: with one piece per group most of what can go wrong would not."""
     counts = {}
-    for checkpoint in complete_checkpoints(changing.folder):
+    for checkpoint in complete_checkpoints(changing):
         file = next((checkpoint.folder / ENGINE).glob("*zero_pp_rank_0_*_optim_states.pt"))
         state = torch.load(file, weights_only=False)["optimizer_state_dict"]
         counts[checkpoint.step] = len(state["fp32_flat_groups"])
@@ -108,18 +108,18 @@ def test_pieces_are_several_and_differ_with_the_number_of_ranks(changing):
 
 
 def test_losses_are_those_of_a_run_that_was_never_stopped(changing, undisturbed):
-    found, expected = curve(changing.folder), curve(undisturbed)
+    found, expected = curve(changing), curve(undisturbed)
     assert found == [pytest.approx(pair, rel=5e-6) for pair in expected]
 
 
-def test_weights_are_those_of_a_run_that_was_never_stopped(changing, undisturbed, small_demo, tmp_path):
+def test_weights_are_those_of_a_run_that_was_never_stopped(warm, changing, undisturbed, small_demo, tmp_path):
     """Through the export, which must know a checkpoint that was written after such a resume."""
-    done = run_tool("tools/consolidate.py", changing.folder, tmp_path / "export")
+    done = warm.run_alone("tools/consolidate.py", changing, tmp_path / "export")
     assert done.returncode == 0, done.stderr
     base, found = (dict(iterate_weights(folder)) for folder in (small_demo.folder / "base", tmp_path / "export"))
     frozen = [name for name in base if "vision_embed_tokens" in name]
     assert len(frozen) > 40 and all(torch.equal(found[name], base[name]) for name in frozen)
-    master, master_expected = (in_fp32(folder) for folder in (changing.folder, undisturbed))
+    master, master_expected = (in_fp32(folder) for folder in (changing, undisturbed))
     for name in base.keys() - set(frozen):
         assert torch.equal(found[name], master[name].bfloat16()) or name == EMBEDDING
         moved = (master_expected[name] - base[name].float()).abs().max()
@@ -127,14 +127,14 @@ def test_weights_are_those_of_a_run_that_was_never_stopped(changing, undisturbed
 
 
 def test_copies_for_another_number_of_ranks_are_gone(changing):
-    assert {path.name for path in (changing.folder / "checkpoints").iterdir()} == {f"step-{n}" for n in (3, 6, 9, 12)}
+    assert {path.name for path in (changing / "checkpoints").iterdir()} == {f"step-{n}" for n in (3, 6, 9, 12)}
 
 
 @pytest.fixture
 def damaged(changing, tmp_path) -> Iterator[Path]:
     """A copy of the run, to be damaged; with a process group of one, which takes no environment variables."""
-    shutil.copytree(changing.folder / "checkpoints", tmp_path / "train/checkpoints")
-    shutil.copy(changing.folder / "config.yaml", tmp_path / "train")
+    shutil.copytree(changing / "checkpoints", tmp_path / "train/checkpoints")
+    shutil.copy(changing / "config.yaml", tmp_path / "train")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield tmp_path / "train"
     dist.destroy_process_group()
@@ -198,12 +198,16 @@ def test_without_a_whole_checkpoint_a_run_stops_and_puts_nothing_aside(damaged):
     assert sorted((damaged / "checkpoints").iterdir()) == before
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_one_line_and_code_2(small_demo, tmp_path):
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_one_line_and_code_2(warm, small_demo, tmp_path):
     quiet = ("packing.workers=0", "evaluation.every_steps=0", "tracking.wandb=disabled", "training.steps=1")
-    command = with_deepspeed(*small_demo.recipe(tmp_path / "train", *quiet))
-    done = run(["prlimit", "--fsize=1000000", *command])
-    assert done.returncode == 2, done.stdout + done.stderr
-    errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ERROR")]
-    assert ["can't write a checkpoint: File too large" in line for line in errors] == [True], done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    recipe = small_demo.recipe(tmp_path / "train", *quiet)
+    with warm.started("launch/train.py", ranks_of_srun([recipe] * 2)) as started:
+        for rank in started.pids:
+            psutil.Process(rank).rlimit(psutil.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+        ended = started.wait(240)
+    told = "".join(rank.output for rank in ended)
+    assert [rank.returncode for rank in ended] == [2, 2], told
+    errors = [line for line in told.splitlines() if line.startswith("ERROR")]
+    assert ["can't write a checkpoint: File too large" in line for line in errors] == [True], told
+    assert "Traceback" not in told
     assert [path.name for path in (tmp_path / "train/checkpoints").iterdir()] == [".step-1.partial"]

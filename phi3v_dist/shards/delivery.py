@@ -1,0 +1,137 @@
+"""What a delivery of products adds to a shard folder: the first makes it, later ones never touch what is there.
+
+Enters: all tar files of a delivery, finished in the staging folder, and what earlier deliveries hold. Leaves: index,
+rejects, pictures and manifest over all. The first delivery appears by one rename. Of a later one the tar files move in
+first, then the index under a new name, and last the manifest, in one rename: until then readers see what was there.
+Files of an index that is no longer the manifest's stay: a training that began with it may still read it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phi3v_dist.catalog.checks import reject
+from phi3v_dist.catalog.leaks import HELDOUT, TRAIN
+from phi3v_dist.catalog.likeness import FINGERPRINT_BYTES
+from phi3v_dist.catalog.product_file import ProductFile
+from phi3v_dist.catalog.rejects import SCHEMA as REJECTS_SCHEMA
+from phi3v_dist.catalog.rejects import count_reasons, rejects_table
+from phi3v_dist.config.options import CatalogOptions
+from phi3v_dist.files import atomic_path, write_json
+from phi3v_dist.shards.checking import Chunks
+from phi3v_dist.shards.index import check_file, open_index, write_index
+from phi3v_dist.shards.manifest import MANIFEST_NAME, SPLITS, build_manifest, file_name, read_manifest
+from phi3v_dist.shards.placed import Placed
+from phi3v_dist.shards.placing import Earlier, Shelf
+from phi3v_dist.shards.staging import Staging
+
+LINKED = "picture: shared with both splits"
+_PICTURES_SCHEMA = pa.schema(
+    [("sample", pa.int64()), ("sha256", pa.binary(32)), ("fingerprint", pa.binary(FINGERPRINT_BYTES))]
+)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """``earlier``: what placing must know; ``manifest`` of the folder as it is, None for the first delivery."""
+
+    earlier: Earlier
+    folder: Path | None = None
+    manifest: dict[str, Any] | None = None
+
+    def complete(
+        self, staging: Staging, shelves: Sequence[Shelf], products: ProductFile, described: dict[str, Any],
+        catalog: CatalogOptions,
+    ) -> bool:  # fmt: skip
+        """Write what lies over all tar files, and give all files their names; False when another process did."""
+        number = len(self.manifest["deliveries"]) if self.manifest else 0
+        facts = [staging.facts(shelf.tar) for shelf in shelves]
+        for told in facts:
+            moved = self.folder and not (staging.shards / told["path"]).exists()  # by a command that was killed then
+            check_file(self.folder if self.folder and moved else staging.shards, told)
+        names = {kind: file_name(kind, number) for kind in ("index", "rejects", "pictures")}
+        placed = Placed(staging.placed)
+        before = (self._rows("index"), self._rows("rejects"), self._rows("pictures"))
+        write_index(staging.shards / names["index"], before[0], (staging.rows(shelf.tar) for shelf in shelves))
+        rejects = _all_rejects(before[1], staging, products, placed, catalog)
+        _write_parquet(staging.shards / names["rejects"], REJECTS_SCHEMA, [rejects])
+        num_samples = before[0].num_rows if before[0] is not None else 0
+        pictures = _picture_rows(placed, shelves, num_samples)
+        _write_parquet(
+            staging.shards / names["pictures"], _PICTURES_SCHEMA, [before[2], *pictures] if before[2] else pictures
+        )
+        manifest = build_manifest(
+            staging.shards, names, facts, count_reasons(rejects), described | {"rows": products.num_rows},
+            before=self.manifest,
+        )  # fmt: skip
+        write_json(staging.shards / MANIFEST_NAME, manifest)
+        if self.manifest is None:
+            return staging.give_name()
+        staging.move_in([*(shelf.tar for shelf in shelves), *names.values(), MANIFEST_NAME])
+        staging.clear()
+        return True
+
+    def _rows(self, kind: str) -> pa.Table | None:
+        return pq.read_table(self.folder / self.manifest[kind]["path"]) if self.manifest and self.folder else None
+
+
+def no_delivery() -> Delivery:
+    """Before the first one."""
+    return Delivery(Earlier())
+
+
+def open_delivery(folder: Path) -> Delivery:
+    """What a finished folder holds. Raises ``ShardError`` where its files aren't those of its manifest."""
+    manifest = read_manifest(folder)
+    for told in (manifest["rejects"], manifest["pictures"], *manifest["shards"]):
+        check_file(folder, told)
+    index = open_index(folder, manifest)
+    pictures = pq.read_table(folder / manifest["pictures"]["path"], memory_map=True)
+    content = b"".join(pictures["fingerprint"].to_pylist())
+    numbers: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for shard in manifest["shards"]:
+        numbers[shard["split"]].append(int(Path(shard["path"]).stem[-6:]))
+    earlier = Earlier(
+        codes=index.column("product_code").tolist(),
+        sides=np.where(index.column("split") == "heldout", HELDOUT, TRAIN).astype(np.int8),
+        owners=pictures["sample"].to_numpy(),
+        fingerprints=np.frombuffer(content, np.uint8).reshape(-1, FINGERPRINT_BYTES),
+        num_tars={split: max(numbers[split], default=-1) + 1 for split in SPLITS},
+    )
+    return Delivery(earlier, folder, manifest)
+
+
+def _all_rejects(
+    before: pa.Table | None, staging: Staging, products: ProductFile, placed: Placed, catalog: CatalogOptions
+) -> pa.Table:
+    """Rejects of earlier deliveries, then those of this one by row."""
+    chunks = Chunks(staging.checked, len(products))
+    linked = [
+        reject(catalog, product.row, product.code, LINKED, str(product.pictures[0]))
+        for product in products.products(placed.linked)
+    ]
+    own = [products.rejects(), *map(chunks.rejects, range(len(chunks))), rejects_table(linked)]
+    told = pa.concat_tables(own).sort_by([("file", "ascending"), ("row", "ascending")])
+    return told if before is None else pa.concat_tables([before, told])
+
+
+def _picture_rows(placed: Placed, shelves: Sequence[Shelf], num_samples: int) -> Iterator[pa.Table]:
+    """What later deliveries must know of each sample's pictures."""
+    sample = num_samples
+    for shelf in shelves:
+        rows = []
+        for product in placed.order[shelf.split][shelf.start : shelf.stop]:
+            rows += [(sample, picture.sha256, picture.fingerprint) for picture in placed.pictures_of(product)]
+            sample += 1
+        yield pa.table([list(column) for column in zip(*rows, strict=True)], schema=_PICTURES_SCHEMA)
+
+
+def _write_parquet(path: Path, schema: pa.Schema, tables: Sequence[pa.Table] | Iterator[pa.Table]) -> None:
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for rows in tables:
+            writer.write_table(rows)

@@ -1,0 +1,133 @@
+"""What the writers of tar files read: which products stand where, and what is known of their pictures.
+
+Enters: the chunks' good pictures, and the products' digests. Leaves: a folder of plain numpy files that processes map,
+so that a million products cost them nothing; it appears as a whole. The pictures of all products stand side by side,
+by product and number.
+"""
+
+import os
+import secrets
+import shutil
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from phi3v_dist.catalog.likeness import FINGERPRINT_BYTES
+from phi3v_dist.catalog.picture_checks import GoodPicture
+from phi3v_dist.shards.checking import Chunks
+from phi3v_dist.shards.manifest import SPLITS
+from phi3v_dist.shards.placing import Earlier, place
+
+_COLUMNS = {"owner": np.int64, "number": np.int8, "save_anew": np.bool_}
+_BYTES = {"sha256": 32, "fingerprint": FINGERPRINT_BYTES}
+
+
+def write_placed(folder: Path, chunks: Chunks, digests: np.ndarray, earlier: Earlier, heldout_share: float) -> None:
+    """Place all products; nothing to do when somebody has."""
+    if folder.exists():
+        return
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
+    temporary.mkdir()
+    try:
+        _gather(temporary, chunks, earlier.fingerprints)
+        own = Placed(temporary)
+        placement = place(digests, own.owner, own.all_fingerprints, earlier, heldout_share)
+        for split in SPLITS:
+            np.save(temporary / f"order-{split}.npy", placement.order[split])
+        np.save(temporary / "linked.npy", placement.linked)
+        try:
+            os.replace(temporary, folder)
+        except OSError:
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _gather(folder: Path, chunks: Chunks, earlier_fingerprints: np.ndarray) -> None:
+    """Lay the chunks' columns end to end; behind the fingerprints of earlier deliveries."""
+    counts = [chunks.pictures(number).num_rows for number in range(len(chunks))]
+    ahead, total = len(earlier_fingerprints), sum(counts)
+    lengths = dict.fromkeys((*_COLUMNS, *_BYTES), total) | {"fingerprint": ahead + total}
+    columns = {name: _new(folder, name, (lengths[name],), kind) for name, kind in _COLUMNS.items()}
+    columns |= {name: _new(folder, name, (lengths[name], size), np.uint8) for name, size in _BYTES.items()}
+    columns["fingerprint"][:ahead] = earlier_fingerprints
+    start = 0
+    for number, count in enumerate(counts):
+        rows, part = chunks.pictures(number), slice(start, start + count)
+        columns["owner"][part] = rows["product"].to_numpy()
+        columns["number"][part] = rows["number"].to_numpy()
+        columns["save_anew"][part] = rows["save_anew"].to_numpy()
+        for name, size in _BYTES.items():
+            content = b"".join(rows[name].to_pylist())
+            place_of = slice(start + ahead, start + ahead + count) if name == "fingerprint" else part
+            columns[name][place_of] = np.frombuffer(content, np.uint8).reshape(count, size)
+        start += count
+    for column in columns.values():
+        column.flush()
+
+
+def _new(folder: Path, name: str, shape: tuple[int, ...], kind: type) -> np.memmap:
+    if 0 in shape:  # nothing can be mapped of an empty file
+        np.save(folder / f"{name}.npy", np.empty(shape, kind))
+        return np.load(folder / f"{name}.npy").view(np.memmap)
+    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
+
+
+class Placed:
+    """The folder, read back."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @cached_property
+    def owner(self) -> np.ndarray:
+        """Product of each picture, int64 [pictures], rising."""
+        return self._column("owner")
+
+    @cached_property
+    def all_fingerprints(self) -> np.ndarray:
+        """Of earlier deliveries' pictures and then of these, uint8 [pictures, 768]."""
+        return self._column("fingerprint")
+
+    @cached_property
+    def order(self) -> dict[str, np.ndarray]:
+        """Product numbers of each split in their order, int64."""
+        return {split: self._column(f"order-{split}") for split in SPLITS}
+
+    @cached_property
+    def linked(self) -> np.ndarray:
+        """Products that share pictures with both splits, int64."""
+        return self._column("linked")
+
+    def pictures_of(self, product: int) -> list[GoodPicture]:
+        """Good pictures of a product, in order."""
+        start, stop = np.searchsorted(self.owner, [product, product + 1])
+        ahead = len(self.all_fingerprints) - len(self.owner)
+        return [
+            GoodPicture(
+                number=int(self._numbers[picture]),
+                sha256=self._sha256[picture].tobytes(),
+                fingerprint=self.all_fingerprints[ahead + picture].tobytes(),
+                save_anew=bool(self._save_anew[picture]),
+            )
+            for picture in range(start, stop)
+        ]
+
+    @cached_property
+    def _numbers(self) -> np.ndarray:
+        return self._column("number")
+
+    @cached_property
+    def _sha256(self) -> np.ndarray:
+        return self._column("sha256")
+
+    @cached_property
+    def _save_anew(self) -> np.ndarray:
+        return self._column("save_anew")
+
+    def _column(self, name: str) -> np.ndarray:
+        path = self._folder / f"{name}.npy"
+        empty = np.load(path, mmap_mode=None) if path.stat().st_size <= 128 else None
+        return np.load(path, mmap_mode="r") if empty is None else empty

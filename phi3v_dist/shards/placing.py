@@ -1,0 +1,106 @@
+"""Which products stand in which tar file, once all pictures are known.
+
+Enters: checked products and their good pictures, and what earlier deliveries of the folder hold. Leaves: for each split
+the products in order, cut into shelves (each becomes one tar file), and those that belong to neither split. Whoever
+places them, on whatever machine, places them alike.
+
+Within a split the products lie in the order of their codes' SHA-256. A product table is usually sorted by category,
+and a window of neighbouring shards is what training shuffles: it has to be a fair draw. A hash needs no seed, and a
+product keeps its place among the others when products are added.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from phi3v_dist.catalog.leaks import HELDOUT, NO_SIDE, TRAIN, UNKNOWN, sides_of
+from phi3v_dist.catalog.likeness import clusters_that_look_alike
+from phi3v_dist.errors import ConfigError
+from phi3v_dist.shards.manifest import SPLITS
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """``tar``: the tar file's path in the shard folder; ``start``, ``stop``: its products in their split's order."""
+
+    split: str
+    tar: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of ``count`` processes that share the work; ``number`` from 1."""
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """``K/N``. Raises ``ConfigError``."""
+        found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+        part = cls(*map(int, found.groups())) if found else cls(0)
+        if not 1 <= part.number <= part.count:
+            mend = "Give K/N with K from 1 to N, as in --part 2/8."
+            raise ConfigError("no part of a whole", where="--part", value=text, mend=mend)
+        return part
+
+
+ALL = Part()
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What earlier deliveries of a folder hold: per product its code and side, per picture its product and fingerprint.
+
+    ``num_tars``: by split, highest number + 1.
+    """
+
+    codes: Sequence[str] = ()
+    sides: np.ndarray = field(default_factory=lambda: np.empty(0, np.int8))
+    owners: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    fingerprints: np.ndarray = field(default_factory=lambda: np.empty((0, 768), np.uint8))
+    num_tars: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Product numbers: ``order`` of each split, and ``linked``, which would join both."""
+
+    order: dict[str, np.ndarray]
+    linked: np.ndarray
+
+
+def place(
+    digests: np.ndarray, owners: np.ndarray, fingerprints: np.ndarray, earlier: Earlier, heldout_share: float
+) -> Placement:
+    """Place all products that own a picture.
+
+    ``digests``: uint64 [products, 2]; ``owners``: product of each picture, int64 [pictures], rising; ``fingerprints``:
+    uint8 [earlier pictures + pictures, 768], may be a mapped file.
+    """
+    good = np.unique(owners)
+    num_earlier = len(earlier.sides)
+    all_owners = np.concatenate([earlier.owners, num_earlier + np.searchsorted(good, owners)])
+    clusters = clusters_that_look_alike(fingerprints)
+    known = np.concatenate([earlier.sides, np.full(len(good), UNKNOWN, np.int8)])
+    all_digests = np.concatenate([np.zeros((num_earlier, 2), np.uint64), digests[good]])
+    sides = sides_of(all_digests, all_owners, clusters, known, heldout_share)[num_earlier:]
+    order = {}
+    for split, side in zip(SPLITS, (TRAIN, HELDOUT), strict=True):
+        there = good[sides == side]
+        order[split] = there[np.lexsort((digests[there, 1], digests[there, 0]))]
+    return Placement(order, good[sides == NO_SIDE])
+
+
+def cut_into_shelves(order: dict[str, np.ndarray], samples_per_shard: int, num_tars: dict[str, int]) -> list[Shelf]:
+    """All shelves, training products first; tar files are numbered behind those that are there."""
+    shelves = []
+    for split in SPLITS:
+        for number, start in enumerate(range(0, len(order[split]), samples_per_shard), num_tars[split]):
+            stop = min(start + samples_per_shard, len(order[split]))
+            shelves.append(Shelf(split, f"{split}/{split}-{number:06d}.tar", start, stop))
+    return shelves

@@ -1,0 +1,127 @@
+"""A later delivery adds tar files and touches none; pictures stay on their side of the split; a kill loses nothing."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from PIL import Image
+
+from phi3v_dist.config.options import CatalogOptions, ShardOptions
+from phi3v_dist.errors import ShardError
+from phi3v_dist.shards import delivery
+from phi3v_dist.shards.index import load_index
+from phi3v_dist.shards.verify import verify_shards
+from phi3v_dist.shards.write import make_shards
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def options(folder: Path) -> ShardOptions:
+    return ShardOptions(folder=str(folder), samples_per_shard=5, workers=1)
+
+
+@pytest.fixture
+def first(made, tmp_path) -> Path:
+    """A copy of the finished folder that a delivery may be added to."""
+    return Path(shutil.copytree(made.folder, tmp_path / "shards"))
+
+
+@pytest.fixture
+def later(catalog, made, tmp_path) -> CatalogOptions:
+    """A second table: N0 shows a training picture saved again, N1 a held-out one, N2 both; N3 is new, P0010 old."""
+    index, root = load_index(made.folder), Path(catalog.table).parent
+    with open(catalog.table, encoding="utf-8") as handle:
+        pictures = {row["product_code"]: root / row["local_image_path"] for row in csv.DictReader(handle)}
+    shown = {split: pictures[index.row(int(index.numbers(split)[0]))["product_code"]] for split in ("train", "heldout")}
+    again = tmp_path / "again.jpg"
+    Image.open(shown["train"]).convert("RGB").save(again, quality=80)
+    new = tmp_path / "new.png"
+    Image.radial_gradient("L").resize((64, 64)).save(new)
+    rows = [
+        ("N0", [again]),
+        ("N1", [shown["heldout"]]),
+        ("N2", [again, shown["heldout"]]),
+        ("N3", [new]),
+        ("P0010", [new]),
+    ]
+    lines = [
+        {"product_code": code, "title": "Bag", "category3_code": "BAGS", "full_price": 5, "currency_code": "EUR",
+         "local_image_path": [str(picture.absolute()) for picture in shown_by]}
+        for code, shown_by in rows
+    ]  # fmt: skip
+    table = tmp_path / "later.jsonl"
+    table.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return catalog.model_copy(update={"table": str(table), "heldout_share": 0.0})
+
+
+def test_an_added_delivery_makes_new_tar_files_and_leaves_the_old_ones(first, later, made):
+    before = files_of(first)
+    summary = make_shards(later, options(first), add=True)
+    after = files_of(first)
+    assert {name: after[name] for name in before if name != "manifest.json"} == {
+        name: content for name, content in before.items() if name != "manifest.json"
+    }
+    new_tars = sorted(name for name in after.keys() - before.keys() if name.endswith(".tar"))
+    assert new_tars == ["heldout/heldout-000002.tar", "train/train-000003.tar"]
+    assert summary.counts == {split: made.counts[split] + more for split, more in (("train", 2), ("heldout", 1))}
+    assert summary.num_rows == made.num_rows + 5 == sum(summary.counts.values()) + summary.num_rejects
+    assert verify_shards(first) == []
+
+
+def test_pictures_stay_on_their_side_and_what_links_both_is_rejected(first, later):
+    make_shards(later, options(first), add=True)
+    index = load_index(first)
+    sides = dict(zip(index.column("product_code"), index.column("split"), strict=True))
+    assert (sides["N0"], sides["N1"], sides["N3"], "N2" in sides) == ("train", "heldout", "train", False)
+    manifest = json.loads((first / "manifest.json").read_text())
+    rejects = pq.read_table(first / manifest["rejects"]["path"]).to_pylist()
+    reasons = {reject["product_code"]: reject["reason"] for reject in rejects if "later" in reject["file"]}
+    assert reasons == {"N2": "picture: shared with both splits", "P0010": "code: duplicate"}
+
+
+def test_old_samples_keep_their_numbers_and_second_tools_read_the_new_ones(first, later, made):
+    make_shards(later, options(first), add=True)
+    old, new = load_index(made.folder), load_index(first)
+    assert [new.row(number) for number in range(len(old))] == [old.row(number) for number in range(len(old))]
+    tars = [str(first / name) for name in ("train/train-000003.tar", "heldout/heldout-000002.tar")]
+    seen = [json.loads(sample["json"])["product_code"] for sample in webdataset.WebDataset(tars, shardshuffle=False)]
+    assert seen == new.column("product_code")[len(old) :].tolist()
+
+
+def test_the_same_delivery_twice_and_both_deliveries_again_change_nothing(first, later, catalog):
+    make_shards(later, options(first), add=True)
+    before = files_of(first)
+    assert not make_shards(later, options(first), add=True).made_now
+    assert not make_shards(catalog, options(first)).made_now
+    assert files_of(first) == before
+    with pytest.raises(ShardError, match=r"changed: the product table, heldout_share.*--add"):
+        make_shards(later.model_copy(update={"table": catalog.table, "heldout_share": 0.4}), options(first))
+
+
+@pytest.mark.parametrize("moment", ["write_index", "write_json", "move_in"])
+def test_a_delivery_that_was_killed_leaves_the_folder_as_it_was_and_can_be_added_again(
+    first, later, made, monkeypatch, moment, tmp_path
+):
+    place = delivery if hasattr(delivery, moment) else delivery.Staging
+    real = getattr(place, moment)
+
+    def killed(*arguments):
+        if moment == "move_in":  # half of the files are there, the manifest is not
+            real(arguments[0], arguments[1][:2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(place, moment, killed)
+        make_shards(later, options(first), add=True)
+    assert verify_shards(first) == []
+    assert len(load_index(first)) == len(load_index(made.folder))
+    make_shards(later, options(first), add=True)
+    again = Path(shutil.copytree(made.folder, tmp_path / "again"))
+    make_shards(later, options(again), add=True)
+    assert files_of(first) == files_of(again)
