@@ -16,10 +16,12 @@ from typing import Final
 
 import aiohttp
 from aiohttp.resolver import AsyncResolver
+from pycares import AresError
 from yarl import URL
 
 from phi3v_dist import __version__
 from phi3v_dist.config.options import FetchOptions
+from phi3v_dist.errors import CatalogError
 
 ROBOT_NAME: Final = "phi3v-dist"  # what a robots.txt may call us
 
@@ -84,9 +86,18 @@ async def open_client(options: FetchOptions) -> AsyncIterator[Client]:
         "Accept": "image/*, */*;q=0.5",
         "Accept-Encoding": "identity",  # pictures are packed already, and a declared length then means the body
     }
+    try:
+        resolver = AsyncResolver(nameservers=list(options.nameservers) or None)
+    except AresError:
+        raise CatalogError(
+            "no address of a name server",
+            where="fetch.nameservers",
+            value=", ".join(options.nameservers),
+            mend="As in 10.0.0.1 or 10.0.0.1:53",
+        ) from None
     connector = aiohttp.TCPConnector(
         limit=0,  # how many at a time is decided in fetch_hosts: waiting for a turn is no part of the deadline
-        resolver=AsyncResolver(nameservers=list(options.nameservers) or None),
+        resolver=resolver,
         ttl_dns_cache=options.dns_cache_seconds,
     )
     async with aiohttp.ClientSession(

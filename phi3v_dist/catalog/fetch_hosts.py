@@ -9,9 +9,20 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from yarl import URL
+
 from phi3v_dist.catalog.fetch_client import FetchFault
 from phi3v_dist.config.options import FetchOptions
 from phi3v_dist.errors import CatalogError
+
+
+def host_name(url: str | URL) -> str:
+    """``name:port``; empty where there is none, so that such URLs wait in a line of their own."""
+    try:
+        address = URL(url)
+    except ValueError:
+        return ""
+    return f"{address.host}:{address.port}" if address.scheme in ("http", "https") and address.host else ""
 
 
 class Host:
@@ -69,14 +80,15 @@ class Hosts:
             self._hosts[name] = Host(self._options, self._everywhere)
         return self._hosts[name]
 
-    def record_name(self, host: str, fault: FetchFault | None) -> None:
-        """How looking up a host's name went. Raises ``CatalogError`` when the name servers fail for most hosts.
+    def record(self, name: str, fault: FetchFault | None) -> None:
+        """How a request went. Raises ``CatalogError`` when the name servers fail for most hosts.
 
         A name that doesn't exist is an answer. When the name servers fail, going on would brand every URL.
         """
+        self[name].record(fault)
         window = self._options.give_up_window
-        self._names[host] = fault is not None and fault.of_nameserver
-        self._names.move_to_end(host)
+        self._names[name] = fault is not None and fault.of_nameserver
+        self._names.move_to_end(name)
         if len(self._names) > window:
             self._names.popitem(last=False)
         failed = sum(self._names.values())

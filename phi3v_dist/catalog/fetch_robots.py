@@ -44,7 +44,7 @@ class Robots:
         try:
             text = (await self._fetch(origin / "robots.txt")).decode("utf-8-sig", "replace")
         except FetchFault as fault:
-            if 500 <= fault.status or fault.status == 429:
+            if fault.status >= 500 or fault.status == 429:
                 raise FetchFault("robots.txt unreachable", fault.reason) from None
             if not fault.of_host:  # 4xx, redirects in a circle: there is none
                 return Protego.parse("")

@@ -14,8 +14,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from phi3v_dist.catalog.fetch_hosts import host_name
 from phi3v_dist.catalog.fetched import LOCK_NAME, NOT_FETCHED, STATE_NAME, key_of, state_faults
 from phi3v_dist.errors import CatalogError
 from phi3v_dist.files import locked
@@ -59,16 +59,6 @@ def fetch_state(folder: Path) -> Iterator["FetchState"]:
             connection.commit()
 
 
-def host_of(url: str) -> str:
-    """``name:port`` of a URL; empty when it has none, so that such URLs wait in a line of their own."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
-        return f"{parts.hostname}:{port}" if parts.hostname else ""
-    except ValueError:
-        return ""
-
-
 class FetchState:
     """The open table."""
 
@@ -96,7 +86,7 @@ class FetchState:
 
     def plan(self, urls: Iterable[str]) -> None:
         """Let each URL wait that has no verdict yet."""
-        rows = ((key_of(url), host_of(url), url.encode("utf-8", "replace").decode()) for url in urls)
+        rows = ((key_of(url), host_name(url), url.encode("utf-8", "replace").decode()) for url in urls)
         self._table.executemany("INSERT OR IGNORE INTO pictures (key, host, url) VALUES (?, ?, ?)", rows)
         self.commit()
 

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from yarl import URL
 
 from phi3v_dist.catalog.fetch_client import Answer, Client, FetchFault
-from phi3v_dist.catalog.fetch_hosts import Host, Hosts
+from phi3v_dist.catalog.fetch_hosts import Host, Hosts, host_name
 from phi3v_dist.catalog.fetch_robots import MOST_BYTES, Robots
 from phi3v_dist.config.options import FetchOptions
 
@@ -50,16 +50,12 @@ class Visitor:
 
     async def _followed(self, url: URL, most_bytes: float, obey: bool) -> bytes:
         for _ in range(self._options.max_redirects + 1):
-            name = _name_of(url)
+            if not (name := host_name(url)):
+                raise FetchFault("not a web address", str(url))
             host = self._hosts[name]
-            try:
-                if obey:
-                    await self._robots.check(url, host)
-                answer = await self._asked(url, name, host, most_bytes)
-            except FetchFault as fault:
-                host.record(fault)
-                raise
-            host.record(None)
+            if obey:
+                await self._robots.check(url, host)
+            answer = await self._asked(url, name, host, most_bytes)
             if answer.status not in _REDIRECTS or "Location" not in answer.headers:
                 return _body_of(answer)
             try:
@@ -69,24 +65,29 @@ class Visitor:
         raise FetchFault("too many redirects", f"more than {self._options.max_redirects}, the last to {url}")
 
     async def _asked(self, url: URL, name: str, host: Host, most_bytes: float) -> Answer:
-        """One request, in its turn. A status that says "later" is a fault."""
+        """One request, in its turn."""
         async with host.turn():
             if host.given_up:
                 raise FetchFault("gave up on host", host.given_up)
             self.num_requests += 1
             try:
                 answer = await self._client.get(url, most_bytes)
+                self._refuse_later(answer, host)
             except FetchFault as fault:
-                self._hosts.record_name(name, fault)
+                self._hosts.record(name, fault)
                 raise
-            self._hosts.record_name(name, None)
-            if answer.status not in _STATUSES_THAT_PASS:
-                return answer
-            wait_seconds = retry_after_seconds(answer.headers.get("Retry-After", ""))
-            if wait_seconds is not None or answer.status == 429:
-                host.pause(self._backoff_seconds(1) if wait_seconds is None else wait_seconds)
-            detail = "" if wait_seconds is None else f"Retry-After {wait_seconds:.0f} s"
-            raise FetchFault(f"http {answer.status}", detail, may_pass=True, of_host=True, status=answer.status)
+            self._hosts.record(name, None)
+            return answer
+
+    def _refuse_later(self, answer: Answer, host: Host) -> None:
+        """A status that may pass is a fault; who says "too many", or when to come back, isn't asked by anybody now."""
+        if answer.status not in _STATUSES_THAT_PASS:
+            return
+        wait_seconds = retry_after_seconds(answer.headers.get("Retry-After", ""))
+        if wait_seconds is not None or answer.status == 429:
+            host.pause(self._backoff_seconds(1) if wait_seconds is None else wait_seconds)
+        detail = "" if wait_seconds is None else f"Retry-After {wait_seconds:.0f} s"
+        raise FetchFault(f"http {answer.status}", detail, may_pass=True, of_host=True, status=answer.status)
 
     def _backoff_seconds(self, attempt: int) -> float:
         mean = self._options.backoff_seconds * 2 ** (attempt - 1)
@@ -102,12 +103,6 @@ def retry_after_seconds(header: str) -> float | None:
     except ValueError:
         return None
     return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
-
-
-def _name_of(url: URL) -> str:
-    if url.scheme not in ("http", "https") or not url.host:
-        raise FetchFault("not a web address", str(url))
-    return f"{url.host}:{url.port}"
 
 
 def _body_of(answer: Answer) -> bytes:

@@ -1,8 +1,8 @@
 """Which pictures have been fetched, and where they lie: what others read.
 
-Enters: a folder that ``tools/fetch_products.py`` filled. Leaves: for a URL the file, or why there is none. Any number of
-processes may ask at once, also over a network file system: SQLite locks nothing here, because a file lock of ours keeps
-readers and the one writer apart (NFS and Lustre often know no byte-range locks, and SQLite would stop there).
+Enters: a folder that ``tools/fetch_products.py`` filled. Leaves: for a URL the file, or why there is none. Any number
+of processes may ask at once, also over a network file system: SQLite locks nothing here, because a file lock of ours
+keeps readers and the one writer apart (NFS and Lustre often know no byte-range locks, and SQLite would stop there).
 
 The folder::
 
@@ -76,7 +76,7 @@ class FetchedPictures:
         key = key_of(url)
         with state_faults(self.folder):
             found = self._state.execute("SELECT reason, ending FROM pictures WHERE key = ?", (key,)).fetchone()
-        reason, ending = found or (None, None)
+        reason, ending = found or (NOT_FETCHED, "")
         return picture_path(self.folder, key, ending) if reason == "" else reason or NOT_FETCHED
 
     def close(self) -> None:
@@ -92,10 +92,13 @@ class FetchedPictures:
 
     def _open(self) -> None:
         # What a parent process opened is left to it: closing its connection here could disturb it.
-        self._process, self._state, self._open_things = os.getpid(), None, ExitStack()
+        self._state, self._open_things = None, ExitStack()
         path = self.folder / STATE_NAME
-        if not path.exists():
-            return
+        if path.exists():
+            self._open_state(path)
+        self._process = os.getpid()  # last: what failed is tried again
+
+    def _open_state(self, path: Path) -> None:
         try:
             self._open_things.enter_context(locked(self.folder / LOCK_NAME, shared=True, wait=False))
         except BlockingIOError:

@@ -161,7 +161,9 @@ class FetchOptions(Options):
     )
     obey_robots: bool = Field(True, description="Obey each host's robots.txt; false: for servers of your own.")
     connections: Annotated[Count, Field(le=4096)] = Field(64, description="Requests under way at a time, all hosts.")
-    connections_per_host: Annotated[Count, Field(le=256)] = Field(4, description="Requests under way at a time, a host.")
+    connections_per_host: Annotated[Count, Field(le=256)] = Field(
+        4, description="Requests under way at a time, a host."
+    )
     requests_per_second: Number = Field(10.0, description="Most requests that a host gets in a second; 0: no limit.")
     deadline_seconds: Annotated[Number, Field(ge=0.1, le=3600)] = Field(
         60.0, description="A request that isn't answered whole by then has failed, however much has come (seconds)."
@@ -183,7 +185,9 @@ class FetchOptions(Options):
     give_up_share: Annotated[Share, Field(ge=0.1)] = Field(
         0.8, description="So large a share of them without an answer: the rest of the host's URLs isn't tried."
     )
-    nameservers: tuple[str, ...] = Field((), description="Name servers to ask, as in 10.0.0.1:53; default: the system's.")
+    nameservers: tuple[str, ...] = Field(
+        (), description="Name servers to ask, as in 10.0.0.1:53; default: the system's."
+    )
     dns_cache_seconds: CountOrZero = Field(600, description="How long an address is remembered (seconds).")
     max_failed_share: Share = Field(0.05, description="Above this share of failed URLs the command ends with code 3.")
 
