@@ -28,7 +28,8 @@ from phi3v_dist.catalog.fetch_visit import Visitor
 from phi3v_dist.catalog.fetch_watchdog import Watchdog
 from phi3v_dist.catalog.fetched import picture_path
 from phi3v_dist.catalog.tables import read_table
-from phi3v_dist.config.options import CatalogOptions, FetchOptions
+from phi3v_dist.config.fetch_options import FetchOptions
+from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.console import progress
 from phi3v_dist.errors import CatalogError
 from phi3v_dist.files import atomic_path
@@ -65,6 +66,7 @@ def fetch_pictures(catalog: CatalogOptions, options: FetchOptions, *, retry_reje
 
     Raises ``CatalogError``: the table can't be read or names no URL, the folder is in use, the name servers fail.
     """
+    next(_urls(catalog))  # a table that nothing can be made of leaves nothing
     with fetch_state(Path(catalog.fetched_folder)) as state:
         (state.folder / REJECTS_NAME).unlink(missing_ok=True)  # it would tell of another run
         state.forget(failed=retry_rejected)

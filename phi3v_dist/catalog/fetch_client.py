@@ -20,7 +20,7 @@ from pycares import AresError
 from yarl import URL
 
 from phi3v_dist import __version__
-from phi3v_dist.config.options import FetchOptions
+from phi3v_dist.config.fetch_options import FetchOptions
 from phi3v_dist.errors import CatalogError
 
 ROBOT_NAME: Final = "phi3v-dist"  # what a robots.txt may call us

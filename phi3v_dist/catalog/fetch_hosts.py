@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from yarl import URL
 
 from phi3v_dist.catalog.fetch_client import FetchFault
-from phi3v_dist.config.options import FetchOptions
+from phi3v_dist.config.fetch_options import FetchOptions
 from phi3v_dist.errors import CatalogError
 
 

@@ -16,7 +16,7 @@ from yarl import URL
 from phi3v_dist.catalog.fetch_client import Answer, Client, FetchFault
 from phi3v_dist.catalog.fetch_hosts import Host, Hosts, host_name
 from phi3v_dist.catalog.fetch_robots import MOST_BYTES, Robots
-from phi3v_dist.config.options import FetchOptions
+from phi3v_dist.config.fetch_options import FetchOptions
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _STATUSES_THAT_PASS = (408, 429, 500, 502, 503, 504)

@@ -1,41 +1,25 @@
 """Every option of a run: one frozen pydantic model per room, each option with its help, range and default.
 
 Enters: the merged raw dictionary of ``loading.py``. Leaves: one ``RunConfig``. A user may read this file from top to
-bottom as the manual of recipes. Here stand only the checks that one option can decide alone; what needs two rooms is
-checked in ``loading.check_rooms``.
+bottom as the manual of recipes; section ``fetch`` is a page of its own, ``fetch_options.py``. Here stand only the checks
+that one option can decide alone; what needs two rooms is checked in ``loading.check_rooms``.
 """
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-
-def _refuse_boolean(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("a number is needed, not yes/no/true/false")
-    return value
-
-
-def _as_list(value: object) -> object:
-    """One name stands for a list of one, null for none."""
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else value
-
-
-class NamedColumns(dict[str, str]):
-    """Name → column; hashable, as all options are, because nobody changes it."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(tuple(self.items()))
-
-
-Count = Annotated[int, BeforeValidator(_refuse_boolean), Field(ge=1)]
-CountOrZero = Annotated[int, BeforeValidator(_refuse_boolean), Field(ge=0)]
-Number = Annotated[float, BeforeValidator(_refuse_boolean), Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, BeforeValidator(_refuse_boolean), Field(ge=0, le=1)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
-OneOrMoreNames = Annotated[Names, Field(min_length=1)]
+from phi3v_dist.config.fetch_options import FetchOptions
+from phi3v_dist.config.option_types import (
+    Count,
+    CountOrZero,
+    NamedColumns,
+    Names,
+    Number,
+    OneOrMoreNames,
+    Options,
+    Share,
+)
 
 # What each rule does, with examples: catalog/rules.py.
 TextRule = Literal[
@@ -49,12 +33,6 @@ TextRule = Literal[
 ]
 PriceRule = Literal["decimal_point", "decimal_comma"]
 PictureRule = Literal["magento_path"]
-
-
-class Options(BaseModel):
-    """Base of all rooms' options: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class ColumnOptions(Options):
@@ -151,45 +129,6 @@ class CatalogOptions(Options):
     max_further_characters: Count = Field(10_000, description="The same for each text of columns.further.")
     max_reject_share: Share = Field(0.2, description="Above this share of rejects the command ends with code 3.")
     fetched_folder: str = Field("fetched", description="Folder of the pictures that tools/fetch_products.py downloads.")
-
-
-class FetchOptions(Options):
-    """catalog/fetch: how the pictures that the table names by URL are downloaded. A host is a name and a port."""
-
-    contact: Annotated[str, Field(pattern=r"^[!-~]+$")] | None = Field(
-        None, description="E-mail or web page told to every server with our name, so that its owner can reach you."
-    )
-    obey_robots: bool = Field(True, description="Obey each host's robots.txt; false: for servers of your own.")
-    connections: Annotated[Count, Field(le=4096)] = Field(64, description="Requests under way at a time, all hosts.")
-    connections_per_host: Annotated[Count, Field(le=256)] = Field(
-        4, description="Requests under way at a time, a host."
-    )
-    requests_per_second: Number = Field(10.0, description="Most requests that a host gets in a second; 0: no limit.")
-    deadline_seconds: Annotated[Number, Field(ge=0.1, le=3600)] = Field(
-        60.0, description="A request that isn't answered whole by then has failed, however much has come (seconds)."
-    )
-    attempts: Annotated[Count, Field(le=20)] = Field(
-        4, description="Tries for a URL whose fault may pass: 429, 5xx, no answer, cut off."
-    )
-    backoff_seconds: Number = Field(1.0, description="Mean pause before the second try; doubles with each further one.")
-    max_wait_seconds: Annotated[Number, Field(le=86_400)] = Field(
-        120.0, description="Longest pause, whatever Retry-After or Crawl-delay ask for (seconds)."
-    )
-    max_redirects: Annotated[CountOrZero, Field(le=50)] = Field(5, description="Redirects that a URL may take.")
-    max_picture_megabytes: Annotated[Number, Field(ge=0.001, le=2048)] = Field(
-        50.0, description="A larger answer is broken off (megabytes). Every request may hold one in memory."
-    )
-    give_up_window: Annotated[Count, Field(ge=5, le=10_000)] = Field(
-        20, description="A host is judged by its last so many requests, the name servers by the last so many hosts."
-    )
-    give_up_share: Annotated[Share, Field(ge=0.1)] = Field(
-        0.8, description="So large a share of them without an answer: the rest of the host's URLs isn't tried."
-    )
-    nameservers: tuple[str, ...] = Field(
-        (), description="Name servers to ask, as in 10.0.0.1:53; default: the system's."
-    )
-    dns_cache_seconds: CountOrZero = Field(600, description="How long an address is remembered (seconds).")
-    max_failed_share: Share = Field(0.05, description="Above this share of failed URLs the command ends with code 3.")
 
 
 class ShardOptions(Options):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from faulty_server import FaultyNameServer, FaultyServer
 
-from phi3v_dist.config.options import CatalogOptions, FetchOptions
+from phi3v_dist.config.fetch_options import FetchOptions
+from phi3v_dist.config.options import CatalogOptions
 
 
 @pytest.fixture(autouse=True)

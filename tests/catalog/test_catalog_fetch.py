@@ -1,5 +1,6 @@
 """A whole run against servers that do everything wrong: each fault has its class, counts add up, nothing is lost."""
 
+import json
 import os
 import signal
 import subprocess
@@ -72,7 +73,9 @@ def test_every_fault_has_its_class_and_counts_add_up(server, catalog, quick) -> 
     assert found[7]["value"].startswith(urls[7])
     for path in FAULTS:
         if path.partition("/")[0] not in ("circle", "hops"):
-            assert server.paths[path] == (2 if path.startswith(AGAIN) else 1), path
+            # aiohttp itself asks once more where a connection that was used before turns out to be closed
+            tries = (2, 3, 4) if path.startswith(("reset", "garbage")) else (2,) if path.startswith(AGAIN) else (1,)
+            assert server.paths[path] in tries, path
     assert server.paths["hops/4/x.png"] == 1 and server.paths["hops/3/x.png"] == 0  # five redirects, not six
 
 
@@ -152,10 +155,8 @@ def test_requests_to_a_host_keep_their_rate(server, catalog, quick) -> None:
 
 def command(table, *words: str) -> list[str]:
     recipe = Path(table.table).with_name("recipe.yaml")
-    recipe.write_text(
-        f"catalog: {{table: {table.table}, fetched_folder: {table.fetched_folder}}}\n"
-        "fetch: {requests_per_second: 0, connections_per_host: 4}\n"
-    )
+    options = {"catalog": table.model_dump(mode="json"), "fetch": {"requests_per_second": 0}}
+    recipe.write_text(json.dumps(options))  # which is YAML
     return [sys.executable, "tools/fetch_products.py", "--config", str(recipe), *words]
 
 

@@ -48,7 +48,7 @@ def test_files_and_table_are_made_to_agree(tmp_path: Path) -> None:
 def test_a_lost_table_is_made_anew_from_the_pictures(tmp_path: Path) -> None:
     path = put(tmp_path, URLS[0])
     (tmp_path / "fetched.sqlite").write_bytes(b"damaged " * 1000)
-    with pytest.raises(CatalogError, match="can't be read.*Delete this file"):
+    with pytest.raises(CatalogError, match=r"can't be read.*Delete this file"):
         waiting(tmp_path)
     (tmp_path / "fetched.sqlite").unlink()
     assert waiting(tmp_path) == set(URLS[1:])

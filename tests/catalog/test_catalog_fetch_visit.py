@@ -3,6 +3,7 @@
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import pairwise
 
 import pytest
 
@@ -21,17 +22,16 @@ def test_a_fault_that_passes_costs_one_more_request(server, catalog, quick, stat
 def test_pauses_double(server, catalog, quick) -> None:
     fetch_pictures(catalog(server.url("status/500/a.png")), quick(attempts=4, backoff_seconds=0.05))
     starts = [seen.seconds for seen in server.pictures()]
-    pauses = [later - earlier for earlier, later in zip(starts, starts[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(starts)]
     assert len(pauses) == 3
     assert all(pause > 0.05 * 2**n / 2 for n, pause in enumerate(pauses))
 
 
 def test_retry_after_holds_back_everybody_who_waits_for_the_host(server, other_server, catalog, quick) -> None:
-    # the slow ones are under way when the refusal comes; nothing else may start within the second
-    urls = [server.url(f"first/429/1/{number}.png") for number in range(12)]
+    urls = [server.url(f"first/429/1/{number}.png") for number in range(4)]
     fetch_pictures(catalog(*urls, other_server.url("good/a.png")), quick(connections_per_host=2, attempts=20))
     starts = [seen.seconds for seen in server.pictures()]
-    assert len(starts) == 24
+    assert len(starts) == 8
     assert starts[2] - starts[0] > 0.95  # two were on their way
     assert other_server.pictures()[0].seconds - starts[0] < 0.5
 
