@@ -1,8 +1,8 @@
 """Every option of a run: one frozen pydantic model per room, each option with its help, range and default.
 
 Enters: the merged raw dictionary of ``loading.py``. Leaves: one ``RunConfig``. A user may read this file from top to
-bottom as the manual of recipes; section ``fetch`` is a page of its own, ``fetch_options.py``. Here stand only the checks
-that one option can decide alone; what needs two rooms is checked in ``loading.check_rooms``.
+bottom as the manual of recipes; section ``fetch`` is a page of its own, ``fetch_options.py``. Here stand only the
+checks that one option can decide alone; what needs two rooms is checked in ``loading.check_rooms``.
 """
 
 from typing import Annotated, Literal
