@@ -8,7 +8,7 @@ them is read as markup or an emoji code.
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TypeVar
 
 from rich.console import Console
@@ -56,7 +56,7 @@ def say(text: str) -> None:
     out.print(text)
 
 
-def progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+def progress(items: Iterable[Item], what: str, total: int) -> Generator[Item, None, None]:
     """Yield ``items`` while showing how far: a bar on a terminal, else a plain line every few seconds."""
     if out.is_terminal:
         yield from track(items, description=what, total=total, console=out)

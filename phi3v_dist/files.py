@@ -59,14 +59,15 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 @contextmanager
-def locked(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the lock ``path``, waiting for it; the kernel gives it back when the process dies.
+def locked(path: str | os.PathLike[str], *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold the lock ``path``; the kernel gives it back when the process dies.
 
-    On a file system that knows no locks nobody waits.
+    ``shared``: beside others that share it; the file must be there. Without ``wait`` a lock that another holds raises
+    ``BlockingIOError``. On a file system that knows no locks nobody waits.
     """
-    with open(path, "a", encoding="utf-8") as handle:
+    with open(path, "rb" if shared else "ab") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
                 raise

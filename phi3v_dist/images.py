@@ -65,6 +65,13 @@ def image_size(data: bytes) -> tuple[int, int]:
         return (height, width) if _orientation(picture) in _QUARTER_TURNS else (width, height)
 
 
+def image_suffix(data: bytes) -> str:
+    """Ending of a file's name by its content (``jpg``, ``png``, …), from the header. Raises ``ImageError``."""
+    with warnings.catch_warnings(action="ignore"):
+        kind = _identified(data).format or ""
+    return "jpg" if kind in ("JPEG", "MPO") else kind.lower()  # MPO: a JPEG with more pictures behind it
+
+
 def _identified(data: bytes) -> Image.Image:
     if not data:
         raise ImageError("empty")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3v_dist.files import atomic_path, sha256_of, write_json, write_text
+from phi3v_dist.files import atomic_path, locked, sha256_of, write_json, write_text
 
 WRITER = """
 import sys
@@ -83,3 +83,14 @@ def test_hash_of_a_large_file_equals_hashlibs(tmp_path: Path) -> None:
     data = bytes(range(256)) * 8192
     (tmp_path / "large").write_bytes(data)
     assert sha256_of(tmp_path / "large") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_lock_is_shared_by_readers_or_held_by_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with locked(path, wait=False), pytest.raises(BlockingIOError), locked(path, shared=True, wait=False):
+        pass
+    readers = (locked(path, shared=True, wait=False), locked(path, shared=True, wait=False))
+    with readers[0], readers[1], pytest.raises(BlockingIOError), locked(path, wait=False):
+        pass
+    with locked(path, wait=False):
+        pass

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from phi3v_dist.images import ImageError, image_size, oddities, open_image
+from phi3v_dist.images import ImageError, image_size, image_suffix, oddities, open_image
 
 
 def encoded(picture: Image.Image, form: str, **options) -> bytes:
@@ -222,3 +222,18 @@ def test_oddities_are_named() -> None:
     assert oddities(encoded(Image.new("RGBA", (4, 4)), "PNG")) == ["transparent"]
     assert "animated" in oddities(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert oddities(JPEGS["baseline"]) == oddities(JPEGS["grey"]) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [("JPEG", "jpg"), ("MPO", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("TIFF", "tiff"), ("GIF", "gif")],
+)
+def test_a_suffix_tells_the_content(kind: str, suffix: str) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(data, kind)
+    assert image_suffix(data.getvalue()) == suffix
+
+
+def test_what_is_no_picture_has_no_suffix() -> None:
+    with pytest.raises(ImageError, match="not a picture"):
+        image_suffix(b"<html>")

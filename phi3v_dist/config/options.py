@@ -1,41 +1,25 @@
 """Every option of a run: one frozen pydantic model per room, each option with its help, range and default.
 
 Enters: the merged raw dictionary of ``loading.py``. Leaves: one ``RunConfig``. A user may read this file from top to
-bottom as the manual of recipes. Here stand only the checks that one option can decide alone; what needs two rooms is
-checked in ``loading.check_rooms``.
+bottom as the manual of recipes; section ``fetch`` is a page of its own, ``fetch_options.py``. Here stand only the
+checks that one option can decide alone; what needs two rooms is checked in ``loading.check_rooms``.
 """
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-
-def _refuse_boolean(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("a number is needed, not yes/no/true/false")
-    return value
-
-
-def _as_list(value: object) -> object:
-    """One name stands for a list of one, null for none."""
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else value
-
-
-class NamedColumns(dict[str, str]):
-    """Name → column; hashable, as all options are, because nobody changes it."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(tuple(self.items()))
-
-
-Count = Annotated[int, BeforeValidator(_refuse_boolean), Field(ge=1)]
-CountOrZero = Annotated[int, BeforeValidator(_refuse_boolean), Field(ge=0)]
-Number = Annotated[float, BeforeValidator(_refuse_boolean), Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, BeforeValidator(_refuse_boolean), Field(ge=0, le=1)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
-OneOrMoreNames = Annotated[Names, Field(min_length=1)]
+from phi3v_dist.config.fetch_options import FetchOptions
+from phi3v_dist.config.option_types import (
+    Count,
+    CountOrZero,
+    NamedColumns,
+    Names,
+    Number,
+    OneOrMoreNames,
+    Options,
+    Share,
+)
 
 # What each rule does, with examples: catalog/rules.py.
 TextRule = Literal[
@@ -49,12 +33,6 @@ TextRule = Literal[
 ]
 PriceRule = Literal["decimal_point", "decimal_comma"]
 PictureRule = Literal["magento_path"]
-
-
-class Options(BaseModel):
-    """Base of all rooms' options: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class ColumnOptions(Options):
@@ -150,6 +128,7 @@ class CatalogOptions(Options):
     max_text_characters: Count = Field(500, description="Longer titles or categories are rejected (characters).")
     max_further_characters: Count = Field(10_000, description="The same for each text of columns.further.")
     max_reject_share: Share = Field(0.2, description="Above this share of rejects the command ends with code 3.")
+    fetched_folder: str = Field("fetched", description="Folder of the pictures that tools/fetch_products.py downloads.")
 
 
 class ShardOptions(Options):
@@ -264,6 +243,7 @@ class RunConfig(Options):
 
     run_folder: str = Field("runs/train", description="Everything a run writes (DESIGN: a run's folder).")
     catalog: CatalogOptions = Field(default_factory=CatalogOptions)
+    fetch: FetchOptions = Field(default_factory=FetchOptions)
     shards: ShardOptions = Field(default_factory=ShardOptions)
     model: ModelOptions = Field(default_factory=ModelOptions)
     documents: DocumentOptions = Field(default_factory=DocumentOptions)

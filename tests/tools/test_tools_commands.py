@@ -122,6 +122,14 @@ WRONG = {
         f"tools/make_shards.py --config {RECIPE} catalog.table={{work}}/head.csv shards.folder={{work}}/x",
         ["{work}/head.csv", "no row"],
     ),
+    "nothing to fetch from": (
+        f"tools/fetch_products.py --config {RECIPE} catalog.table={{work}}/none.csv catalog.fetched_folder={{work}}/x",
+        ["{work}/none.csv"],
+    ),
+    "no URL to fetch": (
+        f"tools/fetch_products.py --config {RECIPE} catalog.table={{work}}/one.csv catalog.fetched_folder={{work}}/x",
+        ["{work}/one.csv column local_image_path", "no picture is a URL", "catalog.columns.image_path"],
+    ),
     "shards over a file": (
         f"tools/make_shards.py --config {RECIPE} catalog.table={{work}}/one.csv shards.folder={{work}}/file",
         ["{work}/file", "in the way"],
