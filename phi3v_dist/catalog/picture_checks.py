@@ -89,7 +89,7 @@ def _content(picture: Picture) -> bytes:
     try:
         return picture.read()
     except NotFetched as error:
-        raise _Fault("not fetched", str(error)) from None
+        raise _Fault(str(error), str(picture)) from None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise _Fault("missing", str(picture)) from None
     except OSError as error:

@@ -1,21 +1,18 @@
 """A picture of a product before it is in a shard: where its bytes are, and the one way to get them.
 
 Enters: what a cell of the product table said (a path, a URL, the bytes themselves). Leaves: a ``Picture``, and its
-bytes unchanged. A URL has no bytes until it is fetched; ``picture_of`` is the one place that knows where fetched
-pictures lie.
+bytes unchanged. A URL has no bytes until it is fetched (``fetched.py``).
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from phi3v_dist.catalog.cells import PictureCell
-
-_URL = re.compile(r"https?://", re.IGNORECASE)
+from phi3v_dist.catalog.fetched import NOT_FETCHED, FetchedPictures, is_url
 
 
 class NotFetched(Exception):
-    """The picture is a URL, and its bytes aren't on this machine."""
+    """The picture is a URL, and its bytes aren't on this machine; the argument says why."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +26,13 @@ class Span:
 
 @dataclass(frozen=True)
 class Picture:
-    """``source``: a file, a part of one, a URL (text), or the bytes of a file."""
+    """``source``: a file, a part of one, a URL (text) without a file, or the bytes of a file.
+
+    ``reason``: why a URL has no file.
+    """
 
     source: Path | Span | str | bytes
+    reason: str = NOT_FETCHED
 
     def read(self) -> bytes:
         """The picture's bytes, as they came. Raises ``OSError``, or ``NotFetched`` for a URL."""
@@ -44,7 +45,7 @@ class Picture:
                 with open(file, "rb") as handle:
                     handle.seek(offset)
                     return handle.read(length)
-        raise NotFetched(self.source)
+        raise NotFetched(self.reason)
 
     def __str__(self) -> str:
         match self.source:
@@ -55,6 +56,11 @@ class Picture:
         return str(self.source)
 
 
-def picture_of(cell: PictureCell, root: Path) -> Picture:
-    """The picture that a cell names; a path starts from ``root``. A URL stays one until it is fetched."""
-    return Picture(root / cell if isinstance(cell, str) and not _URL.match(cell) else cell)
+def picture_of(cell: PictureCell, root: Path, fetched: FetchedPictures) -> Picture:
+    """The picture that a cell names; a path starts from ``root``, a URL is looked up among the ``fetched``."""
+    if isinstance(cell, bytes):
+        return Picture(cell)
+    if not is_url(cell):
+        return Picture(root / cell)
+    found = fetched.find(cell)
+    return Picture(found) if isinstance(found, Path) else Picture(cell, found)

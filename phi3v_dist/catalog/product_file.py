@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from phi3v_dist.catalog.checks import DUPLICATE, OTHER_CURRENCY, Product, Reject, check_row, reject
+from phi3v_dist.catalog.fetched import FetchedPictures
 from phi3v_dist.catalog.pictures import Picture, Span, picture_of
 from phi3v_dist.catalog.rejects import SCHEMA as REJECTS_SCHEMA
 from phi3v_dist.catalog.rejects import rejects_table
@@ -30,7 +31,8 @@ from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.errors import CatalogError
 from phi3v_dist.files import atomic_path
 
-_PICTURE = pa.struct([("file", pa.string()), ("url", pa.string()), ("offset", pa.int64()), ("length", pa.int64())])
+_TEXTS, _NUMBERS = ("file", "url", "reason"), ("offset", "length")
+_PICTURE = pa.struct([*((name, pa.string()) for name in _TEXTS), *((name, pa.int64()) for name in _NUMBERS)])
 _SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -51,6 +53,7 @@ _EARLIER = "an earlier delivery"
 def write_product_file(folder: Path, options: CatalogOptions, earlier_codes: Sequence[str] = ()) -> None:
     """Read and check the table. Raises ``CatalogError`` for a table that can't be used at all."""
     root = Path(options.table).parent if options.image_root is None else Path(options.image_root)
+    find = partial(picture_of, root=root, fetched=FetchedPictures(options.fetched_folder))
     currencies: dict[str, int] = {}
     with (
         atomic_path(folder / "bytes.bin") as kept_bytes,
@@ -65,7 +68,7 @@ def write_product_file(folder: Path, options: CatalogOptions, earlier_codes: Seq
             num_rows += len(rows)
             for row in rows:
                 currencies[row.currency] = currencies.get(row.currency, 0) + 1
-            verdicts = [check_row(row, options, partial(picture_of, root=root)) for row in rows]
+            verdicts = [check_row(row, options, find) for row in rows]
             told = [_as_row(verdict, binary) for verdict in verdicts if isinstance(verdict, Product)]
             products.write_batch(pa.RecordBatch.from_pylist(told, schema=_SCHEMA))
             rejects.write_table(rejects_table(verdict for verdict in verdicts if isinstance(verdict, Reject)))
@@ -112,7 +115,7 @@ def _as_struct(picture: Picture, binary: BinaryIO) -> dict[str, Any]:
             return place
         case Path() as path:
             return {"file": str(path)}
-    return {"url": picture.source}
+    return {"url": picture.source, "reason": picture.reason}
 
 
 def _most_frequent(currencies: dict[str, int]) -> str:
@@ -202,5 +205,5 @@ class ProductFile:
         if place["file"] is not None:
             return Picture(Path(place["file"]))
         if place["url"] is not None:
-            return Picture(place["url"])
+            return Picture(place["url"], place["reason"])
         return Picture(Span(self._folder / "bytes.bin", place["offset"], place["length"]))

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3v_dist import __version__
+from phi3v_dist.catalog.fetched import STATE_NAME
 from phi3v_dist.catalog.tables import table_sha256 as hash_table
 from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.errors import ShardError
@@ -35,7 +36,7 @@ MAKE_THEM = "Make the shards: python tools/make_shards.py --config RECIPE"
 MAKE_ANEW = "Delete the folder and make it anew: python tools/make_shards.py --config RECIPE"
 
 # Where the input lies and how fast it is read don't change what is written.
-_OPTIONS_WITHOUT_EFFECT = {"table", "max_reject_share"}
+_OPTIONS_WITHOUT_EFFECT = {"table", "max_reject_share", "fetched_folder"}
 
 _TEXT = {"dtype": "string", "_type": "Value"}
 _JSON_FEATURES = dict.fromkeys(("category", "currency", "product_code", "title"), _TEXT) | {
@@ -52,6 +53,8 @@ def describe_input(catalog: CatalogOptions, shards: ShardOptions) -> dict[str, A
     table_sha256 = hash_table(catalog)
     options = catalog.model_dump(mode="json", exclude=_OPTIONS_WITHOUT_EFFECT)
     options["samples_per_shard"] = shards.samples_per_shard
+    fetched = Path(catalog.fetched_folder) / STATE_NAME
+    options["fetched_pictures"] = sha256_of(fetched) if fetched.exists() else ""
     told = {"schema_version": SCHEMA_VERSION, "table_sha256": table_sha256, "options": options}
     fingerprint = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     name = Path(catalog.table).name

@@ -6,13 +6,10 @@ has it saved anew.
 """
 
 import hashlib
-import io
 import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-
-from PIL import Image
 
 from phi3v_dist.catalog.checks import Product
 from phi3v_dist.catalog.picture_checks import GoodPicture, saved_anew
@@ -21,7 +18,7 @@ from phi3v_dist.catalog.product_file import ProductFile
 from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.errors import CatalogError
 from phi3v_dist.files import atomic_path
-from phi3v_dist.images import FORMATS
+from phi3v_dist.images import image_suffix
 from phi3v_dist.shards.index import index_shard
 from phi3v_dist.shards.manifest import describe_file
 from phi3v_dist.shards.placed import Placed
@@ -30,7 +27,6 @@ from phi3v_dist.shards.staging import Staging
 
 # A tar header has room for 100 bytes of name; longer ones need an extra header that some readers don't know.
 _MAX_KEY_BYTES = 80
-_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg"}  # MPO: a JPEG with more pictures behind it
 
 
 def write_shelf(staging: Staging, shelf: Shelf, products: ProductFile, placed: Placed, catalog: CatalogOptions) -> None:
@@ -83,7 +79,7 @@ def _sample(product: Product, pictures: list[GoodPicture], catalog: CatalogOptio
         content = _content(product.pictures[good.number], good, product.row)
         if good.save_anew:
             content = saved_anew(content, catalog)
-        members[f"{number:02d}.{_suffix(content)}"] = content
+        members[f"{number:02d}.{image_suffix(content)}"] = content
     members["json"] = json.dumps(told, sort_keys=True, ensure_ascii=False).encode()
     return {"__key__": key_of(product.code), **members}
 
@@ -101,9 +97,3 @@ def _content(picture: Picture, good: GoodPicture, row: int) -> bytes:
             mend="Leave the pictures alone while shards are made, then start again.",
         )
     return content
-
-
-def _suffix(content: bytes) -> str:
-    """By content: a file name's ending may lie, and readers choose a decoder by it."""
-    kind = Image.open(io.BytesIO(content), formats=FORMATS).format or ""
-    return _SUFFIXES.get(kind, kind.lower())

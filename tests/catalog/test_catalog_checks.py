@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from phi3v_dist.catalog.checks import Product, Reject, check_row
+from phi3v_dist.catalog.fetched import FetchedPictures
 from phi3v_dist.catalog.pictures import Picture, picture_of
 from phi3v_dist.catalog.tables import RawRow
 from phi3v_dist.config.options import CatalogOptions, PolicyOptions
@@ -27,7 +28,9 @@ def checked(*changes: dict, options: CatalogOptions = OPTIONS) -> tuple[list[Pro
         RawRow(**(GOOD | {"row": number, "code": str(number)} | change)) for number, change in enumerate(changes, 2)
     ]
     root = Path("shop" if options.image_root is None else options.image_root)
-    verdicts = [check_row(row, options, partial(picture_of, root=root)) for row in rows]
+    verdicts = [
+        check_row(row, options, partial(picture_of, root=root, fetched=FetchedPictures("none"))) for row in rows
+    ]
     products = [verdict for verdict in verdicts if isinstance(verdict, Product)]
     return products, [verdict for verdict in verdicts if isinstance(verdict, Reject)]
 

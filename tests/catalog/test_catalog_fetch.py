@@ -16,7 +16,11 @@ from launching import REPOSITORY
 
 from phi3v_dist.catalog.fetch import fetch_pictures
 from phi3v_dist.catalog.fetched import FetchedPictures, key_of, picture_path
+from phi3v_dist.config.options import ShardOptions
 from phi3v_dist.errors import CatalogError
+from phi3v_dist.shards.index import load_index
+from phi3v_dist.shards.read import ShardReader
+from phi3v_dist.shards.write import make_shards
 
 FAULTS = {
     "stall/a.png": "fetch: timed out",
@@ -95,6 +99,20 @@ def test_pictures_are_kept_as_they_came_under_the_ending_of_their_content(server
     path = FetchedPictures(table.fetched_folder).find(url)
     assert path == picture_path(Path(table.fetched_folder), key_of(url), "png")
     assert path.read_bytes() == picture("a.jpg?size=1")
+
+
+def test_fetched_pictures_become_shards_and_others_rejects_with_their_class(server, catalog, quick, tmp_path) -> None:
+    good, gone, never = server.url("good/a.png"), server.url("status/404/b.png"), server.url("good/never.png")
+    fetch_pictures(catalog(good, gone), quick())
+    table = catalog(good, gone, never)
+    make_shards(table, ShardOptions(folder=str(tmp_path / "shards"), workers=1))
+    index = load_index(tmp_path / "shards")
+    assert ShardReader(index).sample(0).images == (picture("a.png"),)
+    told = pq.read_table(tmp_path / "shards/rejects.parquet").to_pylist()
+    assert [(reject["reason"], reject["value"]) for reject in told] == [
+        ("picture: fetch: http 404", gone),
+        ("picture: not fetched", never),
+    ]
 
 
 def test_rejected_urls_are_left_alone_until_asked_for(server, catalog, quick) -> None:

@@ -4,14 +4,19 @@ from pathlib import Path
 
 import pytest
 
+from phi3v_dist.catalog.fetched import FetchedPictures
 from phi3v_dist.catalog.pictures import NotFetched, Picture, Span, picture_of
+
+
+def found(cell: str | bytes, root: Path) -> Picture:
+    return picture_of(cell, root, FetchedPictures(root / "fetched"))
 
 
 def test_bytes_come_unchanged_from_file_and_table(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8")
-    assert picture_of("a.jpg", tmp_path).read() == picture_of(b"\xff\xd8", tmp_path).read() == b"\xff\xd8"
+    assert found("a.jpg", tmp_path).read() == found(b"\xff\xd8", tmp_path).read() == b"\xff\xd8"
     with pytest.raises(FileNotFoundError):
-        picture_of("b.jpg", tmp_path).read()
+        found("b.jpg", tmp_path).read()
 
 
 def test_a_span_is_a_part_of_a_file(tmp_path: Path) -> None:
@@ -22,9 +27,9 @@ def test_a_span_is_a_part_of_a_file(tmp_path: Path) -> None:
 
 def test_a_url_is_no_file(tmp_path: Path) -> None:
     url = "https://x.invalid/a.jpg"
-    assert picture_of(url, tmp_path) == Picture(url)
-    with pytest.raises(NotFetched):
-        picture_of(url, tmp_path).read()
+    assert found(url, tmp_path) == Picture(url, "not fetched")
+    with pytest.raises(NotFetched, match="not fetched"):
+        found(url, tmp_path).read()
 
 
 def test_a_reject_shows_the_name_or_the_size() -> None:
