@@ -160,7 +160,6 @@ class Case:
         def ended() -> JobState | None:
             now = self.cluster.job(self.job)
             if now.state not in ENDED:
-                self.cluster.start_now(self.job)
                 return None
             time.sleep(2.0)  # on its way back into the queue a job looks ended for a moment
             return now if self.cluster.job(self.job).state == now.state else None

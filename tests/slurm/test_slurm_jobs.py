@@ -91,7 +91,6 @@ def test_a_node_that_spoils_two_attempts_is_left_out(new_case, survival) -> None
     container = "CONTAINER=(bash -c '[ $SLURMD_NODENAME != n1 ] || kill -9 $$; exit 0' -)"
     case = new_case("spoilt").submit("train_2node", slurm=("--nodelist=n1",), attempts=5, extra=container)
     case.cluster.wait_for(case.job, "RUNNING", "PENDING", restarts=1, timeout=60)
-    case.cluster.start_now(case.job)
     case.cluster.wait_for(case.job, "PENDING", restarts=2, timeout=60)
     excluded = case.cluster.job(case.job).fields["ExcNodeList"]
     case.cluster.command("scancel", case.job)

@@ -179,10 +179,6 @@ class VirtualCluster:
 
         return wait_until(arrived, timeout, lambda: f"job {job} is {self.job(job)}, not {states} (restarts {restarts})")
 
-    def start_now(self, job: int) -> None:
-        """Don't wait for the delay after a requeue."""
-        self.command("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
-
     # -- nodes
 
     def node_state(self, node: str) -> str:
