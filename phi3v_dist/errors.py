@@ -20,6 +20,8 @@ command prints. A bug of ours is never a ``UserError``: it keeps its traceback.
 The codes 70 and 75 are EX_SOFTWARE and EX_TEMPFAIL of sysexits.h: the batch script starts the run again after both.
 """
 
+_LONGEST_PART = 1000  # characters; a cell of a broken table may be the whole table
+
 
 class UserError(Exception):
     """One line for the person at the keyboard.
@@ -32,8 +34,8 @@ class UserError(Exception):
     label = "ERROR"  # first word of the line
 
     def __init__(self, what: str, *, where: str, mend: str, value: object = None) -> None:
-        found = "" if value is None else f" (found {value!r})"
-        super().__init__(" ".join(f"{where}: {what}{found}. {mend}".splitlines()))
+        found = "" if value is None else f" (found {_short(repr(value))})"
+        super().__init__(f"{_short(where)}: {_short(what)}{found}. {_short(mend)}")
         self.what, self.where, self.value, self.mend = what, where, value, mend
 
     # True where every rank meets the same error, so that rank 0 alone speaks of it.
@@ -43,6 +45,14 @@ class UserError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.what, self.where, self.mend, self.value)
+
+
+def _short(text: str) -> str:
+    """The text on one line that a terminal shows as it is; of a very long one its beginning and end."""
+    if len(text) > _LONGEST_PART:
+        text = f"{text[: _LONGEST_PART // 2]} … {text[-_LONGEST_PART // 2 :]}"
+    line = " ".join(text.splitlines())
+    return line if line.isprintable() else "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
 def _rebuild(kind: type[UserError], what: str, where: str, mend: str, value: object) -> UserError:

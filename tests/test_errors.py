@@ -49,3 +49,9 @@ def test_every_kind_ends_a_command_with_code_2_but_for_the_two_that_another_star
 
 def test_the_docstring_draws_the_whole_tree() -> None:
     assert all(kind.__name__ in str(errors.__doc__) for kind in KINDS)
+
+
+def test_a_very_long_part_is_shown_by_its_ends_and_control_characters_never_reach_a_terminal() -> None:
+    error = UserError("has no such column", where="shop.csv", mend=f"There is: a\x1b[2J, {'x' * 10_000_000}, z")
+    assert len(str(error)) < 1100
+    assert str(error).startswith("shop.csv: has no such column. There is: a?[2J, xxx") and str(error).endswith("x, z")

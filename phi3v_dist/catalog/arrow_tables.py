@@ -120,15 +120,23 @@ def _rows(batches: Iterable[Any], columns: list[str], where: str) -> Iterator[Ta
 def _values(column: Any) -> Any:
     """A column's cells as Python values; floats keep their width, so that 12.1 of 32 bits is written as 12.1."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    _as_bytes(column).validate(full=True)  # a place outside the file would end the process without a word
     if pa.types.is_floating(column.type):
         return column.to_numpy(zero_copy_only=False)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         try:
             return column.to_pylist()
         except UnicodeDecodeError:  # one text that isn't UTF-8 is a fault of that product, not of the table
-            texts = column.cast(pa.large_binary()).to_pylist()
+            texts = _as_bytes(column).to_pylist()
             return [None if text is None else text.decode("utf-8", "replace") for text in texts]
     return column.to_pylist()
+
+
+def _as_bytes(column: Any) -> Any:
+    """A column of texts as bytes, any other as it is."""
+    if pa.types.is_string(column.type):
+        return column.view(pa.binary())
+    return column.view(pa.large_binary()) if pa.types.is_large_string(column.type) else column
 
 
 @contextmanager
