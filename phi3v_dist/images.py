@@ -92,9 +92,18 @@ def oddities(data: bytes) -> list[str]:
             "cmyk": picture.mode == "CMYK",
             "deep": picture.mode in ("I", "F") or picture.mode.startswith("I;"),
             "transparent": picture.has_transparency_data,
-            "animated": getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO",
+            "animated": picture.format != "MPO" and _is_animated(picture),
         }
         return [kind for kind, is_so in found.items() if is_so]
+
+
+def _is_animated(picture: Image.Image) -> bool:
+    try:
+        return getattr(picture, "n_frames", 1) > 1
+    except MemoryError:
+        raise
+    except Exception:  # behind the first frame, which is all that is looked at, lies what is no frame
+        return True
 
 
 def _decoded(picture: Image.Image, data: bytes, strict: bool) -> Image.Image:

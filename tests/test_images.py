@@ -237,3 +237,10 @@ def test_a_suffix_tells_the_content(kind: str, suffix: str) -> None:
 def test_what_is_no_picture_has_no_suffix() -> None:
     with pytest.raises(ImageError, match="not a picture"):
         image_suffix(b"<html>")
+
+
+def test_a_gif_that_is_damaged_behind_its_first_frame_is_animated() -> None:
+    frames = [photograph(20, 10).convert("P"), photograph(20, 10).rotate(90).convert("P")]
+    whole = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    found = [oddities(whole[:length]) for length in range(len(whole) // 2, len(whole))]
+    assert all(kinds in ([], ["animated"]) for kinds in found)
