@@ -110,7 +110,8 @@ def _append(run_folder: str | Path, event: str, attempt: str, **told: Any) -> No
     try:
         with open(path, "a+b", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
-            torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"  # by a disk that was full
+            # By a disk that was full. Another rank's line, half written, looks the same: that gives an empty line.
+            torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
             content = torn * b"\n" + f"{line}\n".encode()
             if file.write(content) != len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

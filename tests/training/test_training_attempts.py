@@ -93,8 +93,7 @@ def test_ranks_that_tell_at_once_lose_no_line(tmp_path) -> None:
         process.start()
     for process in processes:
         process.join()
-    lines = (tmp_path / ATTEMPTS).read_text().splitlines()
-    assert sorted(json.loads(line)["code"] for line in lines) == sorted(list(range(50)) * 3)
+    assert sorted(event["code"] for event in read_events(tmp_path)) == sorted(list(range(50)) * 3)
 
 
 # -- begin
