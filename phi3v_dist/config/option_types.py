@@ -28,6 +28,13 @@ class NamedColumns(dict[str, str]):
         return hash(tuple(self.items()))
 
 
+class NamedNumbers(dict[str, float]):
+    """Name → number, hashable for the same reason."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
+
+
 Count = Annotated[int, BeforeValidator(_refuse_boolean), Field(ge=1)]
 CountOrZero = Annotated[int, BeforeValidator(_refuse_boolean), Field(ge=0)]
 Number = Annotated[float, BeforeValidator(_refuse_boolean), Field(ge=0, allow_inf_nan=False)]

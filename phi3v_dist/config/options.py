@@ -14,6 +14,7 @@ from phi3v_dist.config.option_types import (
     Count,
     CountOrZero,
     NamedColumns,
+    NamedNumbers,
     Names,
     Number,
     OneOrMoreNames,
@@ -135,6 +136,10 @@ class ShardOptions(Options):
     """shards/: checked products as WebDataset tar files with an index."""
 
     folder: str = Field("shards", description="Folder or URL of {train,heldout}/*.tar, index.parquet, manifest.json.")
+    sources: Annotated[dict[str, Number], AfterValidator(NamedNumbers)] = Field(
+        NamedNumbers(),
+        description="Several folders to train on in place of shards.folder: folder → its epochs in one of the run.",
+    )
     samples_per_shard: Count = Field(1000, description="Samples in one tar file, less those with a wrong picture.")
     workers: Count = Field(2, description="Processes that check pictures and write shards.")
     cache_folder: str = Field(
@@ -179,11 +184,14 @@ class PackingOptions(Options):
         8192, description="Longest pack (tokens). Nothing is padded, packs may be shorter."
     )
     packs_per_step: Count = Field(384, description="Packs in one optimizer step, whatever the number of ranks.")
-    window_shards: Count = Field(16, description="Neighbouring shards shuffled and packed together.")
-    pool_documents: Count = Field(512, description="Oldest unplaced documents that a pack may choose from.")
-    choose_documents: Count = Field(48, description="Candidates for the exact filling of a pack's last part.")
-    long_documents: Literal["error", "drop"] = Field(
-        "error", description="A document longer than the pack: stop before training, or leave it out, counted."
+    window_shards: Count = Field(16, description="Fewest neighbouring shards shuffled and packed together.")
+    window_packs: Count = Field(2048, description="Fewest packs, about, that such a window gives.")
+    pool_documents: Count = Field(1024, description="Oldest unplaced documents that a pack may choose from.")
+    choose_documents: Count = Field(64, description="Candidates for the exact filling of a pack's last part.")
+    balance_steps: Count = Field(32, description="Steps among which packs are dealt, alike ones into one micro-step.")
+    group_packs: Count = Field(64, description="Packs that are dealt together, best as many as there are ranks.")
+    long_documents: Literal["error", "drop", "truncate"] = Field(
+        "error", description="Longer than a pack: stop before training, leave it out, or cut its text, all counted."
     )
     workers: CountOrZero = Field(2, description="Loader processes per rank; 0 loads in the training process.")
     prefetch_packs: Count = Field(4, description="Packs each loader process prepares ahead.")

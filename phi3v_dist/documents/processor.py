@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,11 @@ class Document(Prompt):
     labels: Ids
     sample: int
     damage: str | None = None
+
+    def cut_to(self, tokens: int) -> "Document":
+        """The document with less of its answer, which keeps its end; at least as long as its prompt and two more."""
+        ids, labels = (np.append(of[: tokens - 1], of[-1]) for of in (self.input_ids, self.labels))
+        return replace(self, input_ids=ids, labels=labels)
 
 
 class DocumentProcessor:

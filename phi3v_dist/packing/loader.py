@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -24,8 +25,10 @@ from phi3v_dist.documents.processor import Document, DocumentProcessor
 from phi3v_dist.errors import RunError, UserError
 from phi3v_dist.images import ImageError
 from phi3v_dist.packing.collate import Batch, blank_batch, collate
-from phi3v_dist.packing.plan import Numbers, Plan, StepPlan, micro_steps, pack_of
-from phi3v_dist.shards.read import DamagedSample, Sample, ShardReader
+from phi3v_dist.packing.plan import Plan
+from phi3v_dist.packing.steps import Numbers, StepPlan, micro_steps, pack_of
+from phi3v_dist.shards.read import DamagedSample, Sample
+from phi3v_dist.shards.sources import SourcesReader
 
 
 class PackLoader:
@@ -37,7 +40,7 @@ class PackLoader:
     def __init__(
         self,
         plan: Plan,
-        reader: ShardReader,
+        reader: SourcesReader,
         processor: DocumentProcessor,
         options: PackingOptions,
         *,
@@ -55,7 +58,7 @@ class PackLoader:
             {"prefetch_factor": options.prefetch_packs, "persistent_workers": True} if options.workers else {}
         )
         self._loader = DataLoader(
-            _PackDataset(plan.tokens, reader, processor),
+            _PackDataset(plan, reader, processor),
             sampler=self._upcoming,
             batch_size=None,
             num_workers=options.workers,
@@ -170,8 +173,8 @@ class _Upcoming(Sampler):
 class _PackDataset(Dataset):
     """Pack (sample numbers, or None for a blank one) → batch."""
 
-    def __init__(self, tokens: Numbers, reader: ShardReader, processor: DocumentProcessor) -> None:
-        self._tokens = tokens
+    def __init__(self, plan: Plan, reader: SourcesReader, processor: DocumentProcessor) -> None:
+        self._plan = plan
         self._reader = reader
         self._processor = processor
 
@@ -186,16 +189,16 @@ class _PackDataset(Dataset):
 
     def _document(self, number: int, sample: Sample | DamagedSample) -> Document:
         """The sample's document, or a blank one of the planned length where the sample is damaged."""
-        planned = int(self._tokens[number])
+        tokens, planned = int(self._plan.tokens[number]), int(self._plan.planned_tokens(np.array([number]))[0])
         if isinstance(sample, DamagedSample):
             return self._blank(number, planned, str(sample))
         try:
             document = self._processor.document(sample)
         except ImageError as error:
             return self._blank(number, planned, str(error))
-        if len(document.input_ids) != planned:
-            return self._blank(number, planned, f"{len(document.input_ids)} tokens, the index promised {planned}")
-        return document
+        if len(document.input_ids) != tokens:
+            return self._blank(number, planned, f"{len(document.input_ids)} tokens, the index promised {tokens}")
+        return document if tokens == planned else document.cut_to(planned)
 
     def _blank(self, number: int, planned: int, reason: str) -> Document:
         grids = [self._processor.grid(*size) for size in self._reader.index.sizes(number)]

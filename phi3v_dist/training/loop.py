@@ -20,7 +20,7 @@ from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import LoadedConfig
 from phi3v_dist.errors import LostRankError, StoppedError
 from phi3v_dist.packing.collate import Batch
-from phi3v_dist.packing.plan import StepPlan
+from phi3v_dist.packing.steps import StepPlan
 from phi3v_dist.training.attempts import is_finished, mark_finished, tell_verdict
 from phi3v_dist.training.backend import choose_backend
 from phi3v_dist.training.guard import Guard
@@ -28,6 +28,7 @@ from phi3v_dist.training.prepare import Run, prepare, tell
 from phi3v_dist.training.schedule import learning_rate
 from phi3v_dist.training.step import StepSums, take_step
 from phi3v_dist.training.watch import PATIENCE, START_MINUTES, timeout_minutes, watched
+from phi3v_dist.training.window_counts import remember_windows
 
 
 def train(loaded: LoadedConfig, who: ClusterInfo) -> None:
@@ -99,8 +100,7 @@ def _take_steps(run: Run) -> None:
 
 
 def _goes_on(run: Run, micro_step: int, batch: Batch) -> bool:
-    key_column = run.materials.index.table["key"]
-    keys = [key_column[number].as_py() for number in batch.samples.tolist() if number >= 0]
+    keys = [run.materials.index.key(number) for number in batch.samples.tolist() if number >= 0]
     # In the first step after a start kernels are compiled and the loader's processes begin.
     patience = PATIENCE if run.step == run.first_step else 1
     run.watchdog.at("training", step=run.step + 1, micro_step=micro_step, samples=keys, patience=patience)
@@ -144,6 +144,8 @@ def _save(run: Run) -> dict[str, float]:
         keep_best=run.config.checkpoints.keep_best,
         validation_loss=run.validation_loss,
     )
+    if run.who.is_rank_0:
+        remember_windows(run.materials.plan, run.config, run.materials.trained_on)
     run.saved_step = run.step
     run.stop.learn(save_seconds=saved.seconds)
     tell(run.who, f"saved {saved.folder} ({saved.written_bytes / 1e6:.1f} MB, {saved.seconds:.1f} s)")

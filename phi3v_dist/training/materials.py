@@ -4,24 +4,32 @@ Enters: the options. Leaves: one ``Materials``, equal on every rank. Everything 
 data and model folder shows here, before a parameter is loaded.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phi3v_dist.config.options import RunConfig
-from phi3v_dist.documents.lengths import document_lengths
+import numpy as np
+
+from phi3v_dist.config.options import PackingOptions, RunConfig
+from phi3v_dist.documents.lengths import DocumentLengths, document_lengths
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.errors import ShardError
 from phi3v_dist.model.check import check_fit
 from phi3v_dist.model.folder import fingerprint, read_config, shapes_in
-from phi3v_dist.packing.plan import Plan, shards_of
-from phi3v_dist.shards.index import ShardIndex, load_index
+from phi3v_dist.packing.order import Source
+from phi3v_dist.packing.plan import PLAN_VERSION, Plan
+from phi3v_dist.packing.steps import idle_share, nearest_without_idle
+from phi3v_dist.shards.sources import SourcesIndex, open_sources
+from phi3v_dist.training.window_counts import recall_windows
+
+_MOST_IDLE_SHARE = 0.03
+_NAMED_DOCUMENTS = 5
 
 
 @dataclass(frozen=True)
 class Materials:
     """``plan`` of the train split, ``heldout`` of the other (None where nothing is held out), steps of the run."""
 
-    index: ShardIndex
+    index: SourcesIndex
     processor: DocumentProcessor
     plan: Plan
     heldout: Plan | None
@@ -35,27 +43,63 @@ def gather_materials(config: RunConfig) -> Materials:
     shapes_in(config.model.folder)  # reads the weights' headers, which tell a file that was cut off
     processor = DocumentProcessor.from_folder(config.model.folder, config.documents)
     check_fit(model, processor.template.vocabulary_size, processor.crop_size, config.model.folder)
-    index = load_index(config.shards.folder, config.shards.cache_folder)
-    lengths = document_lengths(index.table, processor)
-    train = shards_of(index, "train")
-    if not sum(map(len, train)):
+    index = open_sources(config.shards)
+    lengths = _lengths(index, processor)
+    train = _sources(index, "train", config)
+    if not sum(len(source.shards) for source in train):
         raise ShardError(
             "no sample to train on", where=config.shards.folder, mend="Make shards with catalog.heldout_share below 1."
         )
-    plan = Plan(lengths.tokens, lengths.supervised, train, config.packing, config.training.seed)
+    plan = _plan(lengths, train, config.packing, config.training.seed)
     heldout = None
     if len(index.numbers("heldout")) and config.evaluation.loss_packs:
         # One step of the held-out plan is one validation: always the same packs, whatever the seed of the run.
         packing = config.packing.model_copy(update={"packs_per_step": config.evaluation.loss_packs})
-        heldout = Plan(lengths.tokens, lengths.supervised, shards_of(index, "heldout"), packing, seed=0)
-    trained_on = {"shards.folder": index.index_hash, "model.folder": fingerprint(config.model.folder)}
-    return Materials(index, processor, plan, heldout, _total_steps(config, plan), trained_on)
+        heldout = _plan(lengths, _sources(index, "heldout", config), packing, seed=0)
+    trained_on = {
+        "shards.folder": index.content_hash,
+        "model.folder": fingerprint(config.model.folder),
+        "packing": f"plan {PLAN_VERSION}",
+    }
+    recall_windows(plan, config, trained_on)
+    total_steps = config.training.steps or plan.steps_in(config.training.epochs)
+    return Materials(index, processor, plan, heldout, total_steps, trained_on)
 
 
-def _total_steps(config: RunConfig, plan: Plan) -> int:
-    if config.training.steps:
-        return config.training.steps
-    whole = math.floor(config.training.epochs)
-    steps = sum(plan.steps_per_epoch(epoch) for epoch in range(whole))
-    part = config.training.epochs - whole
-    return max(1, steps + (round(part * plan.steps_per_epoch(whole)) if part else 0))
+def warnings_of(materials: Materials, packing: PackingOptions, num_ranks: int) -> list[str]:
+    """What a user should know about the plan before it is followed."""
+    plan, packs = materials.plan, packing.packs_per_step
+    warnings = []
+    if (idle := idle_share(packs, num_ranks)) > _MOST_IDLE_SHARE:
+        good = nearest_without_idle(packs, num_ranks)
+        warnings.append(
+            f"packing.packs_per_step={packs} leaves {num_ranks} ranks idle for {idle:.0%} of the time; "
+            f"nearest without: packing.packs_per_step={good}"
+        )
+    if plan.long_documents:
+        keys = ", ".join(materials.index.key(number) for number in plan.too_long(_NAMED_DOCUMENTS))
+        more = ", …" if plan.long_documents > _NAMED_DOCUMENTS else ""
+        warnings.append(
+            f"{plan.long_documents} documents are longer than packing.pack_tokens={packing.pack_tokens}: "
+            f"{plan.long_documents - plan.dropped} cut, {plan.dropped} left out ({keys}{more})"
+        )
+    return warnings
+
+
+def _lengths(index: SourcesIndex, processor: DocumentProcessor) -> DocumentLengths:
+    parts = [document_lengths(source.table, processor) for source in index.indexes]
+    if len(parts) == 1:
+        return parts[0]
+    names = ("tokens", "supervised", "crops")
+    return DocumentLengths(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def _sources(index: SourcesIndex, split: str, config: RunConfig) -> list[Source]:
+    """The sources that have samples of a split; held-out ones are all taken once."""
+    names = config.shards.sources or [config.shards.folder]
+    told = zip(index.shards(split), index.epochs, names, strict=True)
+    return [Source(shards, epochs if split == "train" else 1.0, name) for shards, epochs, name in told if len(shards)]
+
+
+def _plan(lengths: DocumentLengths, sources: Sequence[Source], packing: PackingOptions, seed: int) -> Plan:
+    return Plan(lengths.tokens, lengths.supervised, lengths.crops, sources, packing, seed)

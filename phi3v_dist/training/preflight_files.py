@@ -18,8 +18,8 @@ from phi3v_dist.errors import RunError, ShardError
 from phi3v_dist.model.check import check_fit
 from phi3v_dist.model.folder import fingerprint, read_config, shapes_in
 from phi3v_dist.model.never_trained import frozen_names
-from phi3v_dist.shards.index import load_index
-from phi3v_dist.shards.read import DamagedSample, ShardReader
+from phi3v_dist.shards.read import DamagedSample
+from phi3v_dist.shards.sources import SourcesReader, open_sources
 from phi3v_dist.training.preflight_scene import PROBE, Scene, in_gb
 from phi3v_dist.training.preflight_verdict import Fault, Row, differences, faults_of, values_of
 
@@ -54,8 +54,8 @@ def _open(scene: Scene) -> dict[str, str]:
     scene.checkpoint_bytes = state_bytes(scene.trained_parameters, frozen_bytes)
     scene.processor = DocumentProcessor.from_folder(folder, config.documents)
     check_fit(model, scene.processor.template.vocabulary_size, scene.processor.crop_size, folder)
-    scene.index = load_index(config.shards.folder, config.shards.cache_folder)
-    return {"index of shards.folder": scene.index.index_hash[:12], "model.folder": fingerprint(folder)[:12]}
+    scene.index = open_sources(config.shards)
+    return {"index of shards.folder": scene.index.content_hash[:12], "model.folder": fingerprint(folder)[:12]}
 
 
 def run_folder(scene: Scene) -> Row:
@@ -113,7 +113,7 @@ def reading(scene: Scene) -> Row:
     index, who = scene.index, scene.who
     numbers = index.numbers("train")[who.rank :: who.num_ranks]
     chosen = numbers[np.linspace(0, len(numbers) - 1, min(_READ_SAMPLES, len(numbers))).astype(int)]
-    answers = scene.panel.ask("reading shards", lambda: read_some(ShardReader(index), chosen))
+    answers = scene.panel.ask("reading shards", lambda: read_some(SourcesReader(index), chosen))
     told = [(node, *value) for node, value in values_of(answers)]
     faults = [*faults_of(answers), *_damaged(scene, told)]
     if not told:
@@ -126,7 +126,7 @@ def reading(scene: Scene) -> Row:
     return Row("reading shards", value, "all samples whole", tuple(faults))
 
 
-def read_some(reader: ShardReader, numbers: Sequence[int]) -> tuple[int, int, float, list[str]]:
+def read_some(reader: SourcesReader, numbers: Sequence[int]) -> tuple[int, int, float, list[str]]:
     """Read samples for a few seconds; return how many, their bytes, the seconds, and what was damaged."""
     count, size, damaged, started = 0, 0, [], time.monotonic()
     for number in numbers:

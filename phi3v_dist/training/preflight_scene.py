@@ -10,7 +10,7 @@ from phi3v_dist.config.loading import LoadedConfig
 from phi3v_dist.config.options import RunConfig
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.errors import UserError
-from phi3v_dist.shards.index import ShardIndex
+from phi3v_dist.shards.sources import SourcesIndex
 from phi3v_dist.training.backend import Backend
 from phi3v_dist.training.preflight_verdict import Panel
 
@@ -38,7 +38,7 @@ class Scene:
     floors: Floors
     gpu: GpuState | UserError | None
     backend: Backend | None = None
-    index: ShardIndex | None = None
+    index: SourcesIndex | None = None
     processor: DocumentProcessor | None = None
     trained_parameters: int = 0
     checkpoint_bytes: int = 0

@@ -15,7 +15,7 @@ import torch
 from phi3v_dist.cluster.compiled import load_compiled_parts
 from phi3v_dist.cluster.process_group import from_all_ranks
 from phi3v_dist.errors import CheckpointError, HardwareError, RunError
-from phi3v_dist.shards.read import ShardReader
+from phi3v_dist.shards.sources import SourcesReader
 from phi3v_dist.training import trial
 from phi3v_dist.training.preflight_scene import PROBE, Scene, in_gb
 from phi3v_dist.training.preflight_verdict import Fault, Row, faults_of, values_of
@@ -49,7 +49,7 @@ def trial_step(scene: Scene) -> Row:
         config = trial.cut_down(scene.config, Path(folder))
         scene.engine = trial.build_trial_engine(config, scene.backend, who)
     numbers = scene.index.numbers("train")
-    reader = ShardReader(scene.index)
+    reader = SourcesReader(scene.index)
     own = trial.some_samples(reader, np.roll(numbers, -who.rank * len(numbers) // who.num_ranks)[:_MOST_SAMPLES])
     first = trial.some_samples(reader, numbers[:_MOST_SAMPLES])
     packs = [

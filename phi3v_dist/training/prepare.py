@@ -21,12 +21,12 @@ from phi3v_dist.config.loading import LoadedConfig
 from phi3v_dist.config.options import RunConfig
 from phi3v_dist.console import log, say
 from phi3v_dist.packing.loader import PackLoader
-from phi3v_dist.shards.read import ShardReader
+from phi3v_dist.shards.sources import SourcesReader
 from phi3v_dist.tracking.tracker import Tracker, start_tracking
 from phi3v_dist.training.backend import Backend
 from phi3v_dist.training.engine import build_engine, deepspeed_settings
 from phi3v_dist.training.guard import Guard
-from phi3v_dist.training.materials import Materials, gather_materials
+from phi3v_dist.training.materials import Materials, gather_materials, warnings_of
 from phi3v_dist.training.resume import find_checkpoint, load_checkpoint, open_run_folder
 from phi3v_dist.training.stop import Stop
 from phi3v_dist.training.validation import Validation
@@ -112,7 +112,7 @@ def _check(loaded: LoadedConfig) -> Materials:
 def _make_loader(config: RunConfig, materials: Materials, backend: Backend, who: ClusterInfo) -> PackLoader:
     return PackLoader(
         materials.plan,
-        ShardReader(materials.index, config.shards),
+        SourcesReader(materials.index, config.shards),
         materials.processor,
         config.packing,
         rank=who.rank,
@@ -165,9 +165,11 @@ def _announce(
     tell(who, f"{who.num_ranks} ranks on {who.num_nodes} nodes, started by {who.launcher}: {backend.reason}")
     tell(
         who,
-        f"{plan.documents} documents an epoch in {len(plan.packs(0))} packs of up to {config.packing.pack_tokens} "
-        f"tokens ({plan.fill():.1%} full), {materials.total_steps} steps; {plan.dropped} too long and left out",
+        f"{plan.documents} documents in packs of up to {config.packing.pack_tokens} tokens ({plan.fill_ahead():.1%} "
+        f"full), {materials.total_steps} steps of {config.packing.packs_per_step} packs",
     )
+    for warning in warnings_of(materials, config.packing, who.num_ranks) if who.is_rank_0 else ():
+        log.warning("%s", warning)
     if checkpoint is not None:
         tell(who, f"going on at step {checkpoint.step} from {checkpoint.folder}")
 

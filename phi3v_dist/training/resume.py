@@ -32,8 +32,11 @@ _MEANING = (
     "packing.pack_tokens",
     "packing.packs_per_step",
     "packing.window_shards",
+    "packing.window_packs",
     "packing.pool_documents",
     "packing.choose_documents",
+    "packing.balance_steps",
+    "packing.group_packs",
     "packing.long_documents",
     "training.seed",
     "training.precision",
@@ -97,10 +100,11 @@ def _check_meaning(loaded: LoadedConfig, checkpoint: Checkpoint, trained_on: dic
             where=str(run_folder),
             mend="Give the old values, or another run_folder for a new run.",
         )
-    for option, before in checkpoint.trained_on.items():
-        if trained_on[option] != before:
+    for option, now in trained_on.items():
+        before = checkpoint.trained_on.get(option, "another version's")
+        if now != before:
             raise CheckpointError(
-                f"its content is not what this run was trained on: {before[:12]} → {trained_on[option][:12]} (SHA-256)",
+                f"its content is not what this run was trained on: {before[:12]} → {now[:12]} (SHA-256)",
                 where=option,
                 mend="Put the old content back, or give another run_folder for a new run.",
             )

@@ -15,7 +15,7 @@ import torch
 from phi3v_dist.cluster.process_group import sum_over_ranks
 from phi3v_dist.documents.crops import finish_crops
 from phi3v_dist.packing.collate import Batch
-from phi3v_dist.packing.plan import StepPlan, micro_steps
+from phi3v_dist.packing.steps import StepPlan, micro_steps
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from phi3v_dist.files import write_json
 from phi3v_dist.images import ImageError
 from phi3v_dist.model.folder import read_config
 from phi3v_dist.packing.collate import Batch, blank_batch, collate
-from phi3v_dist.packing.plan import StepPlan
+from phi3v_dist.packing.steps import StepPlan
 from phi3v_dist.shards.read import DamagedSample, Sample
 from phi3v_dist.training.backend import Backend
 from phi3v_dist.training.engine import build_model, deepspeed_settings, start_engine

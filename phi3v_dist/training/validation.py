@@ -18,7 +18,7 @@ from phi3v_dist.evaluation.answers import Prediction
 from phi3v_dist.evaluation.generate import answer_samples, show_predictions
 from phi3v_dist.evaluation.scores import score
 from phi3v_dist.packing.loader import PackLoader
-from phi3v_dist.shards.read import ShardReader
+from phi3v_dist.shards.sources import SourcesReader
 from phi3v_dist.tracking.tracker import Tracker
 from phi3v_dist.training.materials import Materials
 from phi3v_dist.training.step import forward
@@ -40,7 +40,7 @@ class Validation:
         self.options = config.evaluation
         self.materials = materials
         self.who = who
-        self.reader = ShardReader(materials.index, config.shards)
+        self.reader = SourcesReader(materials.index, config.shards)
         self.products = _spread(materials.index.numbers("heldout").tolist(), self.options.generate_products)
         self.loader: PackLoader | None = None
         if materials.heldout is not None:

@@ -17,7 +17,7 @@ from phi3v_dist.cluster.process_group import process_group
 from phi3v_dist.cluster.watchdog import Watchdog
 from phi3v_dist.cluster.who import who_am_i
 from phi3v_dist.packing.collate import blank_batch, collate
-from phi3v_dist.packing.plan import StepPlan, micro_steps, pack_of
+from phi3v_dist.packing.steps import StepPlan, micro_steps, pack_of
 
 LIMIT_SECONDS = 6.0
 GUILTY_RANK, WRONG_STEP, WRONG_LAYER = 1, 1, 1

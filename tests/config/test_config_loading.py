@@ -190,7 +190,7 @@ def test_a_missing_recipe_lists_those_there_are(tmp_path: Path, monkeypatch: pyt
     "overrides",
     [
         ["training.steps=0", "training.epochs=0"],
-        ["packing.choose_documents=600"],
+        ["packing.choose_documents=2000"],
         ["catalog.heldout_share=0"],
         ["catalog.heldout_share=1"],
     ],

@@ -11,6 +11,7 @@ import pytest
 from phi3v_dist.config.options import PackingOptions
 from phi3v_dist.errors import RunError, ShardError
 from phi3v_dist.packing.loader import PackLoader
+from phi3v_dist.packing.order import Source
 from phi3v_dist.packing.plan import Plan
 
 LENGTHS = np.random.default_rng(3).integers(4, 30, 60)
@@ -20,8 +21,8 @@ LENGTHS = np.random.default_rng(3).integers(4, 30, 60)
 def make_loader(number_reader: Callable, number_processor: Callable) -> Callable[..., PackLoader]:
     def make(workers: int = 0, rank: int = 0, ranks: int = 1, lengths: np.ndarray = LENGTHS, **reader: object):
         options = PackingOptions(pack_tokens=64, packs_per_step=5, workers=workers, prefetch_packs=2)
-        shards = np.array_split(np.arange(len(LENGTHS)), 4)
-        plan = Plan(LENGTHS, np.full(len(LENGTHS), 2), shards, options, 0)
+        shards = np.arange(0, 75, 15).repeat(2)[1:-1].reshape(4, 2)
+        plan = Plan(LENGTHS, np.full(len(LENGTHS), 2), LENGTHS, [Source(shards)], options, 0)
         return PackLoader(plan, number_reader(**reader), number_processor(lengths), options, rank=rank, ranks=ranks)
 
     return make

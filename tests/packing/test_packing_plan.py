@@ -7,114 +7,183 @@ from hypothesis import strategies as st
 
 from phi3v_dist.config.options import PackingOptions
 from phi3v_dist.errors import DocumentError
-from phi3v_dist.packing.plan import Plan, micro_steps, pack_of
+from phi3v_dist.packing.order import Source
+from phi3v_dist.packing.plan import Plan
+from phi3v_dist.packing.steps import step_sizes
 
 
-def _plan(lengths: list[int] | np.ndarray, shard_size: int = 10, seed: int = 0, **options: object) -> Plan:
-    tokens = np.asarray(lengths, dtype=np.int64)
-    numbers = np.arange(len(tokens))
-    shards = [numbers[first : first + shard_size] for first in range(0, len(tokens), shard_size)]
-    return Plan(tokens, tokens // 2, shards, PackingOptions(**{"pack_tokens": 64, **options}), seed)
+def make_plan(lengths: list[int] | np.ndarray, shard_size: int = 10, seed: int = 0, **options: object) -> Plan:
+    tokens = np.asarray(lengths, dtype=np.int32)
+    firsts = np.arange(0, len(tokens), shard_size)
+    shards = np.stack([firsts, np.minimum(firsts + shard_size, len(tokens))], axis=1)
+    sizes = {"pack_tokens": 64, "window_packs": 1, **options}
+    return Plan(tokens, tokens // 2, tokens // 9, [Source(shards)], PackingOptions(**sizes), seed)
 
 
-def _as_lists(plan: Plan, steps: int) -> list:
-    return [[pack.tolist() for pack in plan.step(number).packs] for number in range(steps)]
+def as_lists(plan: Plan, numbers: list[int] | range) -> list:
+    return [[pack.tolist() for pack in plan.step(number).packs] for number in numbers]
+
+
+def steps_of(plan: Plan, epoch: int) -> list:
+    first = sum(plan.steps_per_epoch(earlier) for earlier in range(epoch))
+    return [plan.step(first + place) for place in range(plan.steps_per_epoch(epoch))]
 
 
 many_lengths = st.lists(st.integers(1, 64), min_size=1, max_size=150)
+small = st.integers(1, 12)
 
 
-@given(many_lengths, st.integers(1, 30), st.integers(1, 4), st.integers(1, 12), st.integers(0, 3))
+@given(many_lengths, st.integers(1, 30), st.integers(1, 4), small, small, small, st.integers(0, 3))
 @settings(deadline=None)
-def test_every_document_once_per_epoch(lengths: list, shard_size: int, window: int, packs_per_step: int, epoch: int):
-    plan = _plan(lengths, shard_size, window_shards=window, packs_per_step=packs_per_step)
+def test_every_document_once_per_epoch(
+    lengths: list, shard_size: int, window: int, packs_per_step: int, balance: int, group: int, epoch: int
+):
+    sizes = {"window_shards": window, "packs_per_step": packs_per_step, "balance_steps": balance, "group_packs": group}
+    plan = make_plan(lengths, shard_size, **sizes)
     first = sum(plan.steps_per_epoch(earlier) for earlier in range(epoch))
-    steps = [plan.step(first + place) for place in range(plan.steps_per_epoch(epoch))]
+    steps = steps_of(plan, epoch)
     packs = [pack for step in steps for pack in step.packs]
     assert sorted(np.concatenate(packs).tolist()) == list(range(len(lengths)))
     assert all(plan.tokens[pack].sum() <= 64 for pack in packs)
     assert {step.epoch for step in steps} == {epoch}
     assert [step.step for step in steps] == list(range(first, first + len(steps)))
     assert sum(step.weight for step in steps) == plan.supervised.sum()
+    assert [len(step.packs) for step in steps] == step_sizes(len(packs), packs_per_step)
 
 
 @given(many_lengths, st.integers(1, 20), st.integers(2, 4))
 @settings(deadline=None)
 def test_a_pack_never_spans_two_windows(lengths: list, shard_size: int, window: int):
-    plan = _plan(lengths, shard_size, window_shards=window)
-    windows = [set(part.tolist()) for part in plan._windows(1)]
-    assert all(any(set(pack.tolist()) <= part for part in windows) for pack in plan.packs(1))
-    assert max(len(part) for part in windows) <= window * shard_size
+    plan = make_plan(lengths, shard_size, window_shards=window)
+    windows = [set(plan.window_packs(1, number).documents.tolist()) for number in range(plan.windows_per_epoch(1))]
+    assert all(any(set(pack.tolist()) <= part for part in windows) for step in steps_of(plan, 1) for pack in step.packs)
+    assert sum(map(len, windows)) == len(lengths)
+    assert max(map(len, windows)) <= 2 * window * shard_size
 
 
-@given(st.integers(1, 500), st.integers(1, 100))
-@settings(deadline=None)
-def test_left_over_packs_make_no_tiny_step(packs: int, packs_per_step: int):
-    plan = _plan([64] * packs, packs_per_step=packs_per_step)
-    sizes = [len(plan.step(number).packs) for number in range(plan.steps_per_epoch())]
-    assert sum(sizes) == packs
-    if packs >= packs_per_step:
-        assert all(packs_per_step / 2 <= size < 1.5 * packs_per_step for size in sizes)
-        assert all(size == packs_per_step for size in sizes[:-1])
-    else:
-        assert sizes == [packs]
+LENGTHS = np.random.default_rng(1).integers(1, 60, 300)
 
 
-@given(st.integers(1, 40), st.integers(1, 17))
-def test_ranks_share_a_step_without_gap_or_overlap(packs: int, ranks: int):
-    step = _plan([64] * packs, packs_per_step=1000).step(0)
-    taken = [
-        [pack_of(step, micro_step, rank, ranks) for rank in range(ranks)]
-        for micro_step in range(micro_steps(packs, ranks))
-    ]
-    flat = [pack for row in taken for pack in row]
-    assert [pack.tolist() for pack in flat if pack is not None] == [pack.tolist() for pack in step.packs]
-    assert all(pack is None for pack in flat[packs:])  # blank packs in the last row alone
-    assert len(flat) - packs < ranks
-
-
-def test_steps_are_the_same_whichever_is_asked_first():
-    lengths = np.random.default_rng(1).integers(1, 60, 300)
-    forward, backward = _plan(lengths, packs_per_step=7), _plan(lengths, packs_per_step=7)
+@pytest.mark.parametrize("balance", [1, 3, 8])
+def test_steps_are_the_same_whichever_is_asked_first(balance: int):
+    forward, backward = (make_plan(LENGTHS, packs_per_step=7, balance_steps=balance) for _ in range(2))
     steps = 3 * forward.steps_per_epoch()
     reverse = {number: [pack.tolist() for pack in backward.step(number).packs] for number in reversed(range(steps))}
-    assert _as_lists(forward, steps) == [reverse[number] for number in range(steps)]
+    assert as_lists(forward, range(steps)) == [reverse[number] for number in range(steps)]
+
+
+def test_a_remembered_count_finds_a_step_without_packing_what_lies_before_it():
+    options = {"packs_per_step": 4, "balance_steps": 2, "window_shards": 1}
+    told = make_plan(LENGTHS, **options)
+    wanted = as_lists(told, [60])
+    fresh = make_plan(LENGTHS, **options)
+    fresh.recall(told.packs_known())
+    packed: list[tuple[int, int]] = []
+    inner = fresh.window_packs
+    fresh.window_packs = lambda epoch, window: packed.append((epoch, window)) or inner(epoch, window)  # type: ignore
+    assert as_lists(fresh, [60]) == wanted
+    assert 0 < len(set(packed)) <= 4
+
+
+def test_the_first_step_packs_only_the_windows_it_needs():
+    plan = make_plan(np.full(10_000, 30), 100, packs_per_step=4, balance_steps=2, window_shards=1)
+    plan.step(0)
+    known = plan.packs_known()[0]
+    assert len(known) == 100
+    assert (known >= 0).sum() == 1
 
 
 def test_epochs_and_seeds_differ():
-    lengths = np.random.default_rng(1).integers(1, 60, 300)
-    plan = _plan(lengths)
-    packs = [[pack.tolist() for pack in plan.packs(epoch)] for epoch in range(3)]
+    plan = make_plan(LENGTHS)
+    packs = [[pack.tolist() for step in steps_of(plan, epoch) for pack in step.packs] for epoch in range(3)]
     assert packs[0] != packs[1] != packs[2]
-    assert packs[0] != [pack.tolist() for pack in _plan(lengths, seed=1).packs(0)]
-    assert packs[0] == [pack.tolist() for pack in _plan(lengths).packs(0)]
+    other = [pack.tolist() for step in steps_of(make_plan(LENGTHS, seed=1), 0) for pack in step.packs]
+    again = [pack.tolist() for step in steps_of(make_plan(LENGTHS), 0) for pack in step.packs]
+    assert packs[0] != other
+    assert packs[0] == again
 
 
-def test_samples_of_other_splits_stay_out():
+def test_samples_outside_the_shards_stay_out():
     tokens = np.full(10, 8)
-    plan = Plan(tokens, tokens, [np.array([1, 3]), np.array([8])], PackingOptions(pack_tokens=64), 0)
-    assert sorted(np.concatenate(plan.packs(0)).tolist()) == [1, 3, 8]
+    plan = Plan(tokens, tokens, tokens, [Source(np.array([[1, 3], [8, 9]]))], PackingOptions(pack_tokens=64), 0)
+    assert sorted(np.concatenate(plan.step(0).packs).tolist()) == [1, 2, 8]
     assert plan.documents == 3
+
+
+def test_a_weighted_source_is_taken_so_often():
+    tokens = np.full(60, 8)
+    sources = [Source(np.array([[0, 40]])), Source(np.array([[40, 60]]), 2.5)]
+    plan = Plan(tokens, tokens, tokens, sources, PackingOptions(pack_tokens=64, packs_per_step=3), 0)
+    counts = [
+        np.bincount(np.concatenate([p for step in steps_of(plan, epoch) for p in step.packs])) for epoch in (0, 1)
+    ]
+    assert counts[0][:40].tolist() == counts[1][:40].tolist() == [1] * 40
+    assert counts[0][40:].sum() == 50
+    assert (counts[0] + counts[1])[40:].tolist() == [5] * 20
+
+
+# -- documents longer than a pack
 
 
 def test_long_document_stops_before_training():
     with pytest.raises(DocumentError, match=r"2 documents are longer.*longest has 99.*pack_tokens=99.*drop"):
-        _plan([10, 65, 99, 64])
+        make_plan([10, 65, 99, 64])
 
 
-def test_long_documents_are_dropped_and_counted():
-    plan = _plan([10, 65, 99, 64], long_documents="drop")
-    assert plan.dropped == 2
-    assert sorted(np.concatenate(plan.packs(0)).tolist()) == [0, 3]
+def test_long_documents_are_dropped_counted_and_named():
+    plan = make_plan([10, 65, 99, 64], long_documents="drop", shard_size=2)
+    assert (plan.dropped, plan.long_documents) == (2, 2)
+    assert plan.too_long(5) == [1, 2]
+    assert plan.too_long(1) == [1]
+    assert sorted(np.concatenate(plan.step(0).packs).tolist()) == [0, 3]
+
+
+def test_truncation_cuts_the_text_and_never_a_picture():
+    tokens, supervised = np.array([10, 70, 90, 64]), np.array([5, 20, 20, 30])
+    options = PackingOptions(pack_tokens=64, long_documents="truncate")
+    plan = Plan(tokens, supervised, tokens, [Source(np.array([[0, 4]]))], options, 0)
+    numbers = np.arange(4)
+    assert plan.takes_part(0, 4).tolist() == [True, True, False, True]  # the third has 70 tokens of prompt
+    assert plan.planned_tokens(numbers).tolist() == [10, 64, 64, 64]
+    assert plan.planned_supervised(numbers)[[0, 1, 3]].tolist() == [5, 14, 30]
+    assert (plan.dropped, plan.long_documents, plan.longest_document) == (1, 2, 64)
+    assert plan.step(0).weight == 5 + 14 + 30
 
 
 def test_nothing_left_to_pack_is_said():
     with pytest.raises(DocumentError, match="no document is left"):
-        _plan([99], long_documents="drop")
+        make_plan([99], long_documents="drop")
+
+
+def test_longest_document_is_the_longest_that_takes_part() -> None:
+    assert make_plan([5, 40, 90, 12], shard_size=2, long_documents="drop").longest_document == 40
+
+
+# -- a run
 
 
 def test_fill_is_tokens_over_room():
-    assert _plan([32, 32, 32]).fill() == 96 / 128
+    assert make_plan([32, 32, 32]).fill_ahead() == 96 / 128
+
+
+def test_steps_of_a_run_are_counted_epoch_by_epoch():
+    plan = make_plan(LENGTHS, packs_per_step=7)
+    whole = plan.steps_per_epoch(0) + plan.steps_per_epoch(1)
+    assert plan.steps_in(2.0) == whole
+    assert plan.steps_in(2.5) == whole + round(0.5 * plan.steps_per_epoch(2))
+    assert plan.steps_in(0.001) == 1
+
+
+def test_steps_of_a_very_large_run_are_estimated_the_same_way_each_time(monkeypatch: pytest.MonkeyPatch):
+    lengths = np.random.default_rng(1).integers(1, 60, 20_000)
+    options = {"packs_per_step": 7, "window_shards": 4}
+    counted = make_plan(lengths, **options).steps_in(2.0)
+    monkeypatch.setattr("phi3v_dist.packing.plan._COUNTED_DOCUMENTS", 1000)
+    plan, asked_late = make_plan(lengths, **options), make_plan(lengths, **options)
+    asked_late.step(50)
+    assert plan.steps_in(2.0) == asked_late.steps_in(2.0)
+    assert abs(plan.steps_in(2.0) / counted - 1) < 0.01
+    assert (plan.packs_known()[0] < 0).sum() > 300
 
 
 def test_plan_needs_no_torch():
@@ -125,5 +194,22 @@ def test_plan_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_longest_document_is_the_longest_that_takes_part() -> None:
-    assert _plan([5, 40, 90, 12], shard_size=2, long_documents="drop").longest_document == 40
+# -- no bias of order
+
+
+def test_neighbouring_steps_are_as_independent_as_chance_and_an_epoch_has_no_trend():
+    """Mean length and share of pictures of each step: lag-1 autocorrelation and slope within 3/√n of zero."""
+    random = np.random.default_rng(3)
+    kind = random.random(120_000)
+    lengths = np.where(kind < 0.6, random.integers(90, 130, 120_000), random.integers(5, 400, 120_000))
+    plan = make_plan(lengths, 1000, pack_tokens=1024, packs_per_step=64, window_shards=16, window_packs=2048)
+    steps = steps_of(plan, 0)[:-1]  # the last may be of another size
+    pictures = kind < 0.6
+    for values in (
+        np.array([np.mean([plan.tokens[pack].mean() for pack in step.packs]) for step in steps]),
+        np.array([pictures[np.concatenate(step.packs)].mean() for step in steps]),
+    ):
+        centred = values - values.mean()
+        bound = 3 / np.sqrt(len(values))
+        assert abs((centred[1:] * centred[:-1]).sum() / (centred**2).sum()) < bound
+        assert abs(np.corrcoef(np.arange(len(values)), values)[0, 1]) < bound

@@ -20,7 +20,7 @@ from phi3v_dist.documents.labels import answer_labels
 from phi3v_dist.documents.processor import Document, DocumentProcessor
 from phi3v_dist.evaluation.generate import answer_samples
 from phi3v_dist.packing.collate import blank_batch, collate
-from phi3v_dist.packing.plan import StepPlan, micro_steps, pack_of
+from phi3v_dist.packing.steps import StepPlan, micro_steps, pack_of
 from phi3v_dist.shards.index import load_index
 from phi3v_dist.shards.read import ShardReader
 

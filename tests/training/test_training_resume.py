@@ -92,7 +92,7 @@ def test_what_would_change_the_meaning_is_refused_with_both_values(run: Path, ov
 def test_all_changes_are_told_at_once(run: Path) -> None:
     told = refusal(run, "training.seed=4", "packing.pool_documents=600")
     assert "training.seed: 3 → 4" in told
-    assert "packing.pool_documents: 512 → 600" in told
+    assert "packing.pool_documents: 1024 → 600" in told
 
 
 @pytest.mark.parametrize(
