@@ -138,7 +138,8 @@ class ShardOptions(Options):
     samples_per_shard: Count = Field(1000, description="Samples in one tar file, less those with a wrong picture.")
     workers: Count = Field(2, description="Processes that check pictures and write shards.")
     cache_folder: str = Field(
-        "~/.cache/phi3v_dist", description="Folder of the decoded index (0.3 GB per million samples), best on the node."
+        "~/.cache/phi3v_dist",
+        description="Folder of decoded index and lengths (0.3 GB per million samples), best on the node.",
     )
     local_copy: str | None = Field(
         None, description="Folder on a disk of the node: tar files are copied there when first read; null: they aren't."

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from phi3v_dist.config.options import RunConfig
-from phi3v_dist.documents.lengths import document_lengths
+from phi3v_dist.documents.length_cache import cached_lengths
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.errors import ShardError
 from phi3v_dist.model.check import check_fit
@@ -36,7 +36,7 @@ def gather_materials(config: RunConfig) -> Materials:
     processor = DocumentProcessor.from_folder(config.model.folder, config.documents)
     check_fit(model, processor.template.vocabulary_size, processor.crop_size, config.model.folder)
     index = load_index(config.shards.folder, config.shards.cache_folder)
-    lengths = document_lengths(index.table, processor)
+    lengths = cached_lengths(index, processor, config.shards.cache_folder)
     train = shards_of(index, "train")
     if not sum(map(len, train)):
         raise ShardError(
