@@ -187,7 +187,9 @@ class PackingOptions(Options):
         "error", description="A document longer than the pack: stop before training, or leave it out, counted."
     )
     workers: CountOrZero = Field(2, description="Loader processes per rank; 0 loads in the training process.")
-    prefetch_packs: Count = Field(4, description="Packs each loader process prepares ahead.")
+    prefetch_packs: Count = Field(4, description="Packs each loader process prepares ahead, at most.")
+    shared_memory_gb: Number = Field(4.0, description="Most that the batches of a rank take in shared memory (GB).")
+    wait_minutes: Number = Field(5.0, description="A batch that takes longer to come ends the run; 0: never.")
     max_damaged_share: Share = Field(0.001, description="Above this share of damaged samples the run stops.")
 
 
