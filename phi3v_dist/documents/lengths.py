@@ -1,8 +1,8 @@
 """How long each document will be, without decoding a picture.
 
 Enters: the columns of a shard index (texts, picture sizes). Leaves: token and crop counts per sample, what the plan
-packs by. Picture tokens follow from width and height alone; answers are tokenised on all cores, a block of samples at
-a time, so that a million samples need no more memory than four thousand.
+packs by. Picture tokens follow from width and height alone; answers are counted word by word, a block of samples at a
+time, so that a million samples need no more memory than ten thousand.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.documents.prompt import answer_text
 from phi3v_dist.shards.index import as_numpy
 
-BLOCK_SAMPLES = 4_000  # 60 MB of encodings
+BLOCK_SAMPLES = 10_000
 
 Counts = NDArray[np.int32]
 _Integers = NDArray[np.int64]

@@ -21,6 +21,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from phi3v_dist.documents.token_counts import TokenCounter
 from phi3v_dist.errors import DocumentError
 
 QUESTION = "What is shown in this image?"
@@ -137,6 +138,10 @@ class PromptTemplate:
         """Ids at which generation stops: ``<|end|>`` and ``<|endoftext|>``."""
         return (self.end_id, self._id("<|endoftext|>"))
 
+    @cached_property
+    def _text_counter(self) -> TokenCounter:
+        return TokenCounter(self._text_tokenizer)
+
     @property
     def vocabulary_size(self) -> int:
         """Number of ids, special tokens counted."""
@@ -165,9 +170,8 @@ class PromptTemplate:
         return np.array([*self._text_tokenizer.encode(answer).ids, self.end_id], dtype=np.int64)
 
     def answer_tokens(self, answers: Sequence[str]) -> Ids:
-        """Return the length (answers,) of ``answer_ids`` for many answers, tokenised on all cores of this process."""
-        encodings = self._text_tokenizer.encode_batch_fast(list(answers))
-        return np.fromiter((len(encoding) + 1 for encoding in encodings), np.int64, len(answers))
+        """Return the length (answers,) of ``answer_ids`` for many answers."""
+        return self._text_counter.counts(answers) + 1
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """Return the text of ids; special tokens and picture places are left out."""

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from phi3v_dist.cluster.signals import ignore_stop_signals
 from phi3v_dist.config.options import PackingOptions
 from phi3v_dist.documents.processor import Document, DocumentProcessor
-from phi3v_dist.errors import RunError, UserError
+from phi3v_dist.errors import LostRankError, RunError, UserError
 from phi3v_dist.images import ImageError
 from phi3v_dist.packing.collate import Batch, blank_batch, collate
 from phi3v_dist.packing.plan import Numbers, Plan, StepPlan, micro_steps, pack_of
@@ -134,7 +134,7 @@ class PackLoader:
             raise
         except RuntimeError as error:
             if _TIMED_OUT in str(error):
-                failure = self._hung(pack)
+                failure: RunError = self._hung(pack)
             elif _DIED in str(error):
                 failure = self._dead(error)
             else:
@@ -151,12 +151,12 @@ class PackLoader:
             "packing.prefetch_packs need less memory, packing.workers=0 loads without processes",
         )
 
-    def _hung(self, pack: Numbers | None) -> RunError:
+    def _hung(self, pack: Numbers | None) -> LostRankError:
         samples = [] if pack is None else pack.tolist()
         rows = [self._index.row(number) for number in samples[:_SAMPLES_NAMED]]
         named = [f"{row['key']} in {row['shard']}" for row in rows]
         more = f" and {len(samples) - len(rows)} more" if len(samples) > len(rows) else ""
-        return RunError(
+        return LostRankError(
             f"no batch came from the loader processes for {self._longest_wait_seconds / 60:g} minutes, one hangs",
             where=f"data rank {self.rank}",
             value=", ".join(named) + more if named else "a blank pack",
