@@ -1,6 +1,6 @@
 """How many tokens texts have: word by word, and each word tokenised once.
 
-Enters: a tokenizer and texts. Leaves: a count per text, equal to that of the whole text, for a fifth of the processor
+Enters: a tokenizer and texts. Leaves: a count per text, equal to that of the whole text, for a third of the processor
 time. BPE only joins what one of its merges joins. Where no merge reaches across a border, the text on either side can
 be counted alone. The official tokenizer has none that reaches across the beginning of a word, and a million products
 share their words; none that joins a digit to anything, so that all numbers of as many digits count alike. A tokenizer
