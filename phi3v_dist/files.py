@@ -1,19 +1,25 @@
-"""Files that are whole or absent: temporary name, fsync, rename; content hashes; a lock.
+"""Files that are whole or absent: temporary name, fsync, rename; content hashes; a lock; a cache's old files.
 
 Enters: a path and content. Leaves: the file under its final name, durable, never half written, also after
 ``kill -9``: a reader that sees the name sees the whole content.
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import json
 import os
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+PARTIAL = ".partial"  # how the name of a half written file or folder ends
+_LEFT_OVER_SECONDS = 24 * 3600.0  # a half file this old belongs to a process that was killed
 
 
 @contextmanager
@@ -22,7 +28,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     # Not the process id: processes of two machines may write the same file, and share a process id.
-    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.partial")
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         yield temporary
         fsync_file(temporary)
@@ -78,3 +84,30 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def clean_cache(kept: Path, most: int) -> None:
+    """Delete beside ``kept`` all but the ``most`` files and folders used last, and what killed processes left.
+
+    Whoever uses one sets its time (``os.utime``). Who has a deleted one mapped keeps its pages.
+    """
+    others = []
+    for path in kept.parent.iterdir():
+        try:
+            age_seconds = time.time() - path.stat().st_mtime
+        except OSError:
+            continue  # deleted meanwhile
+        if path.suffix == PARTIAL and age_seconds > _LEFT_OVER_SECONDS:
+            _delete(path)
+        elif not path.name.startswith(".") and path != kept:
+            others.append((age_seconds, path))
+    for _, path in sorted(others)[most:]:
+        _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+            path.unlink()

@@ -143,7 +143,8 @@ class ShardOptions(Options):
     samples_per_shard: Count = Field(1000, description="Samples in one tar file, less those with a wrong picture.")
     workers: Count = Field(2, description="Processes that check pictures and write shards.")
     cache_folder: str = Field(
-        "~/.cache/phi3v_dist", description="Folder of the decoded index (0.3 GB per million samples), best on the node."
+        "~/.cache/phi3v_dist",
+        description="Folder of decoded index and lengths (0.3 GB per million samples), best on the node.",
     )
     local_copy: str | None = Field(
         None, description="Folder on a disk of the node: tar files are copied there when first read; null: they aren't."
@@ -194,7 +195,9 @@ class PackingOptions(Options):
         "error", description="Longer than a pack: stop before training, leave it out, or cut its text, all counted."
     )
     workers: CountOrZero = Field(2, description="Loader processes per rank; 0 loads in the training process.")
-    prefetch_packs: Count = Field(4, description="Packs each loader process prepares ahead.")
+    prefetch_packs: Count = Field(4, description="Packs each loader process prepares ahead, at most.")
+    shared_memory_gb: Number = Field(4.0, description="Most that the batches of a rank take in shared memory (GB).")
+    wait_minutes: Number = Field(5.0, description="A batch that takes longer to come ends the run; 0: never.")
     max_damaged_share: Share = Field(0.001, description="Above this share of damaged samples the run stops.")
 
 

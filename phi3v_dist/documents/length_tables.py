@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from phi3v_dist.config.options import DocumentOptions
 from phi3v_dist.documents.crops import OFFICIAL_CROP_SIZE, TOKEN_SIDE, crop_grid, grid_tokens
-from phi3v_dist.documents.lengths import document_lengths
+from phi3v_dist.documents.length_cache import cached_lengths
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.shards.index import ShardIndex
 
@@ -20,11 +20,11 @@ NUM_CROPS = (16, 4)  # of the official model: for one picture, and for several o
 
 @dataclass(frozen=True, eq=False)
 class LengthTable:
-    """``tokens`` and ``crops`` (samples,) int64 with at most ``num_crops`` crops per picture."""
+    """``tokens`` and ``crops`` (samples,) integers with at most ``num_crops`` crops per picture."""
 
     num_crops: int
-    tokens: NDArray[np.int64]
-    crops: NDArray[np.int64]
+    tokens: NDArray[np.integer]
+    crops: NDArray[np.integer]
 
 
 def length_tables(index: ShardIndex, model_folder: str | None, options: DocumentOptions) -> list[LengthTable]:
@@ -34,7 +34,7 @@ def length_tables(index: ShardIndex, model_folder: str | None, options: Document
     tables = []
     for num_crops in NUM_CROPS:
         chosen = options.model_copy(update={"num_crops": num_crops})
-        lengths = document_lengths(index.table, DocumentProcessor.from_folder(model_folder, chosen))
+        lengths = cached_lengths(index, DocumentProcessor.from_folder(model_folder, chosen))
         tables.append(LengthTable(num_crops, lengths.tokens, lengths.crops))
     return tables
 

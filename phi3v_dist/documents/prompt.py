@@ -9,6 +9,7 @@ piece of text between pictures is tokenised on its own and begins with BOS. The 
 that knows no special token, so that a product called ``<|end|>`` is text and never control.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from decimal import Decimal
@@ -16,16 +17,17 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from phi3v_dist.documents.token_counts import TokenCounter
 from phi3v_dist.errors import DocumentError
 
 QUESTION = "What is shown in this image?"
 _BEGINNING = "<|user|>\n"
 _ENDINGS = {"mission": "<|end|><|assistant|>\n", "official": "<|end|>\n<|assistant|>\n"}
 _NEEDED_TOKENS = ("<s>", "<|endoftext|>", "<|assistant|>", "<|end|>", "<|user|>")
-_TEXTS_AT_ONCE = 10_000  # bounds the memory of a batch's encodings
 
 Ids = NDArray[np.int64]
 
@@ -59,22 +61,34 @@ def around_pictures(pieces: Sequence[Sequence[int]], picture_tokens: Sequence[in
 
 
 class PromptTemplate:
-    """The tokenizer of a model folder and the text of a document around pictures and answer."""
+    """The tokenizer of a model folder and the text of a document around pictures and answer.
+
+    ``fingerprint``: a hash of all that decides how many tokens a text has: two templates of one fingerprint agree.
+    """
 
     def __init__(self, tokenizer_file: Path, template: str = "mission") -> None:
         """Read ``tokenizer_file``; ``template``: "mission" or "official". Raises DocumentError."""
         self._where = str(tokenizer_file)
-        raw = self._read(tokenizer_file)
+        content = self._read(tokenizer_file)
+        raw = self._parse(content)
         self._tokenizer = self._build(raw)
         self._text_tokenizer = self._build(raw | {"added_tokens": [], "post_processor": None})
         self._after_pictures = f"{QUESTION}{_ENDINGS[template]}"
         self._pieces: dict[int, list[list[int]]] = {}
+        texts = [_BEGINNING, self._after_pictures, answer_text("title", "category", 0.5), tokenizers.__version__]
+        self.fingerprint = hashlib.sha256(content + json.dumps(texts).encode()).hexdigest()
         self._check([token["content"] for token in raw["added_tokens"]])
 
-    def _read(self, tokenizer_file: Path) -> dict:
+    def _read(self, tokenizer_file: Path) -> bytes:
         try:
-            raw = json.loads(tokenizer_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return tokenizer_file.read_bytes()
+        except OSError as error:
+            raise self._fault(f"can't be read: {error}") from error
+
+    def _parse(self, content: bytes) -> dict:
+        try:
+            raw = json.loads(content.decode())
+        except ValueError as error:
             raise self._fault(f"can't be read: {error}") from error
         if not isinstance(raw, dict) or not isinstance(raw.get("added_tokens"), list):
             raise self._fault("is no tokenizer of the tokenizers library (no added_tokens)")
@@ -124,6 +138,10 @@ class PromptTemplate:
         """Ids at which generation stops: ``<|end|>`` and ``<|endoftext|>``."""
         return (self.end_id, self._id("<|endoftext|>"))
 
+    @cached_property
+    def _text_counter(self) -> TokenCounter:
+        return TokenCounter(self._text_tokenizer)
+
     @property
     def vocabulary_size(self) -> int:
         """Number of ids, special tokens counted."""
@@ -152,12 +170,8 @@ class PromptTemplate:
         return np.array([*self._text_tokenizer.encode(answer).ids, self.end_id], dtype=np.int64)
 
     def answer_tokens(self, answers: Sequence[str]) -> Ids:
-        """Return the length (answers,) of ``answer_ids`` for many answers, tokenised in batches."""
-        counts: list[int] = []
-        for first in range(0, len(answers), _TEXTS_AT_ONCE):
-            batch = self._text_tokenizer.encode_batch_fast(list(answers[first : first + _TEXTS_AT_ONCE]))
-            counts.extend(len(encoding) + 1 for encoding in batch)
-        return np.array(counts, dtype=np.int64)
+        """Return the length (answers,) of ``answer_ids`` for many answers."""
+        return self._text_counter.counts(answers) + 1
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """Return the text of ids; special tokens and picture places are left out."""

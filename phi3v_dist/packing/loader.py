@@ -22,19 +22,25 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from phi3v_dist.cluster.signals import ignore_stop_signals
 from phi3v_dist.config.options import PackingOptions
 from phi3v_dist.documents.processor import Document, DocumentProcessor
-from phi3v_dist.errors import RunError, UserError
+from phi3v_dist.errors import LostRankError, RunError, UserError
 from phi3v_dist.images import ImageError
 from phi3v_dist.packing.collate import Batch, blank_batch, collate
 from phi3v_dist.packing.plan import Plan
+from phi3v_dist.packing.shared_memory import prefetch_depth
 from phi3v_dist.packing.steps import Numbers, StepPlan, micro_steps, pack_of
 from phi3v_dist.shards.read import DamagedSample, Sample
 from phi3v_dist.shards.sources import SourcesReader
+
+_TIMED_OUT, _DIED = "DataLoader timed out", "DataLoader worker (pid"  # how the DataLoader's words begin
+_LOOK_SECONDS = 5.0
+_SAMPLES_NAMED = 5
 
 
 class PackLoader:
     """Batches of one data rank. ``wait_seconds``: how long the caller has waited for batches so far.
 
-    ``device_pin``: hand out batches in pinned memory. With ``options.workers`` 0 batches are made when asked for.
+    ``device_pin``: hand out batches in pinned memory. ``ranks_on_node``: how many share its /dev/shm. With
+    ``options.workers`` 0 batches are made when asked for. Raises ConfigError or RunError where shared memory is small.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class PackLoader:
         rank: int,
         ranks: int,
         device_pin: bool = False,
+        ranks_on_node: int = 1,
     ) -> None:
         """Make the loader; its processes start with the first step and stay."""
         self.plan = plan
@@ -54,9 +61,12 @@ class PackLoader:
         self.ranks = ranks
         self.wait_seconds = 0.0
         self._upcoming = _Upcoming()
-        several: dict[str, Any] = (
-            {"prefetch_factor": options.prefetch_packs, "persistent_workers": True} if options.workers else {}
-        )
+        self._index = reader.index
+        self._longest_wait_seconds = 60 * options.wait_minutes
+        several: dict[str, Any] = {}
+        if options.workers:
+            depth = prefetch_depth(options, ranks_on_node)
+            several = {"prefetch_factor": depth, "persistent_workers": True, "timeout": self._longest_wait_seconds}
         self._loader = DataLoader(
             _PackDataset(plan, reader, processor),
             sampler=self._upcoming,
@@ -74,14 +84,14 @@ class PackLoader:
         """Yield (step, its batches of this rank) for ``first_step`` ≤ step < ``last_step``.
 
         Batches that the caller leaves over are skipped with their step. One such iterator at a time. Raises RunError
-        where a loader process dies, and whatever UserError one meets.
+        where a loader process dies or hangs, and whatever UserError one meets.
         """
         self._upcoming.packs = self._packs(first_step, last_step)
         with self._failures_named():
             made = _iterate(self._loader)
         for number in range(first_step, last_step):
             step = self.plan.step(number)
-            batches = self._batches(made, micro_steps(len(step.packs), self.ranks))
+            batches = self._batches(made, step)
             yield step, batches
             for _ in batches:
                 pass
@@ -97,38 +107,81 @@ class PackLoader:
             for micro_step in range(micro_steps(len(step.packs), self.ranks)):
                 yield pack_of(step, micro_step, self.rank, self.ranks)
 
-    def _batches(self, made: Iterator[Batch | UserError], count: int) -> Iterator[Batch]:
-        for _ in range(count):
+    def _batches(self, made: Iterator[Batch | UserError], step: StepPlan) -> Iterator[Batch]:
+        for micro_step in range(micro_steps(len(step.packs), self.ranks)):
             started = time.monotonic()
-            with self._failures_named():
-                batch = next(made)
+            with self._failures_named(pack_of(step, micro_step, self.rank, self.ranks)):
+                batch = self._next(made)
                 if isinstance(batch, UserError):
                     raise batch
             self.wait_seconds += time.monotonic() - started
             yield batch
 
+    def _next(self, made: Iterator[Batch | UserError]) -> Batch | UserError:
+        """Wait for a batch as long as allowed; every few seconds the DataLoader looks whether its processes live."""
+        end = time.monotonic() + self._longest_wait_seconds
+        while True:
+            try:
+                return next(made)
+            except RuntimeError as error:
+                if _TIMED_OUT not in str(error) or time.monotonic() >= end:
+                    raise
+
     @contextmanager
-    def _failures_named(self) -> Iterator[None]:
-        """Turn the DataLoader's word on a dead process into a line that a user can act on; this rank alone knows it."""
+    def _failures_named(self, pack: Numbers | None = None) -> Iterator[None]:
+        """Turn the DataLoader's word on a dead or silent process into a line that a user can act on."""
         try:
             yield
         except UserError as error:
-            error.on_every_rank = False
+            error.on_every_rank = False  # this rank alone knows it
             raise
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if _TIMED_OUT in str(error):
+                failure: RunError = self._hung(pack)
+            elif _DIED in str(error):
+                failure = self._dead(error)
+            else:
                 raise
-            dead = RunError(
-                f"a loader process died: {error}",
-                where=f"data rank {self.rank}",
-                mend="Look for its reason in the log and in dmesg (memory?); fewer packing.workers or a smaller "
-                "packing.prefetch_packs need less memory, packing.workers=0 loads without processes",
-            )
-            dead.on_every_rank = False
-            raise dead from error
+            failure.on_every_rank = False
+            _kill_processes(self._loader)  # the one that hangs would not end by itself
+            raise failure from error
+
+    def _dead(self, error: RuntimeError) -> RunError:
+        return RunError(
+            f"a loader process died: {error}",
+            where=f"data rank {self.rank}",
+            mend="Look for its reason in the log and in dmesg (memory?); fewer packing.workers or a smaller "
+            "packing.prefetch_packs need less memory, packing.workers=0 loads without processes",
+        )
+
+    def _hung(self, pack: Numbers | None) -> LostRankError:
+        samples = [] if pack is None else pack.tolist()
+        rows = [self._index.row(number) for number in samples[:_SAMPLES_NAMED]]
+        named = [f"{row['key']} in {row['shard']}" for row in rows]
+        more = f" and {len(samples) - len(rows)} more" if len(samples) > len(rows) else ""
+        return LostRankError(
+            f"no batch came from the loader processes for {self._longest_wait_seconds / 60:g} minutes, one hangs",
+            where=f"data rank {self.rank}",
+            value=", ".join(named) + more if named else "a blank pack",
+            mend="Look whether the file system of the shards answers; the same command goes on from the last "
+            "checkpoint. Where reading is only slow, set a larger packing.wait_minutes",
+        )
 
 
 def _iterate(loader: DataLoader) -> Iterator:
+    """Start iterating; from then on the DataLoader looks after its processes every few seconds.
+
+    Its own ``timeout`` would look at the end of the time only. It holds while processes begin anew.
+    """
+    if loader._iterator is not None:
+        loader._iterator._timeout = loader.timeout
+    made: Any = _iterate_without_handler(loader)
+    if loader.timeout:
+        made._timeout = min(loader.timeout, _LOOK_SECONDS)  # torch has no public way
+    return made
+
+
+def _iterate_without_handler(loader: DataLoader) -> Iterator:
     """Start iterating, without the DataLoader's signal handler.
 
     The handler would raise for a dead process from wherever the training process happens to be; without it the next
@@ -150,8 +203,14 @@ def _end_processes(loader: DataLoader) -> None:
     made: Any = loader._iterator  # torch has no public way
     if made is not None:
         made._shutdown_workers()
-        for process in made._workers:
-            process.kill()
+        _kill_processes(loader)
+
+
+def _kill_processes(loader: DataLoader) -> None:
+    """End them at once, also those that are stopped or wait for a file system."""
+    made: Any = loader._iterator
+    for process in made._workers if made is not None else ():
+        process.kill()
 
 
 def _start_worker(_: int) -> None:

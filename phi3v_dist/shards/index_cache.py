@@ -17,27 +17,28 @@ import hashlib
 import os
 import secrets
 import shutil
-import time
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phi3v_dist.config.options import ShardOptions
-from phi3v_dist.files import fsync_file, fsync_folder, locked
+from phi3v_dist.files import PARTIAL, clean_cache, fsync_file, fsync_folder, locked
 
 _LAYOUT = "1"
 _SMALL_BYTES = 2 * 2**20  # of Parquet, some 40,000 samples
 _MOST_COPIES = 8  # of other indexes; a copy of a million samples is 290 MB
-_LEFT_OVER_SECONDS = 24 * 3600.0  # a half copy this old belongs to a process that was killed
-_PARTIAL = ".partial"
+
+
+def cache_root(cache_folder: str | Path | None) -> Path:
+    """The folder of all that is kept between runs; None: as ``shards.cache_folder`` says where nobody set it."""
+    return Path(cache_folder or ShardOptions().cache_folder).expanduser().absolute()
 
 
 def mapped_folder(cache_folder: str | Path | None, index_hash: str, schema: pa.Schema) -> Path:
     """Where the copy of an index lies or will lie."""
     told = f"{_LAYOUT} {index_hash} {schema.to_string()}"
-    root = Path(cache_folder or ShardOptions().cache_folder).expanduser().absolute()
-    return root / "index" / hashlib.sha256(told.encode()).hexdigest()[:32]
+    return cache_root(cache_folder) / "index" / hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
 def map_index(cached: Path, schema: pa.Schema) -> pa.Table | None:
@@ -79,7 +80,7 @@ def _make_copy(content: pa.Buffer, cached: Path, schema: pa.Schema) -> None:
         if map_index(cached, schema) is not None:
             return
         shutil.rmtree(cached, ignore_errors=True)  # unusable: of a disk that lost what it had been given
-        temporary = cached.with_name(f".{cached.name}.{secrets.token_hex(4)}{_PARTIAL}")
+        temporary = cached.with_name(f".{cached.name}.{secrets.token_hex(4)}{PARTIAL}")
         temporary.mkdir()
         try:
             for field in schema:
@@ -88,7 +89,7 @@ def _make_copy(content: pa.Buffer, cached: Path, schema: pa.Schema) -> None:
             fsync_folder(cached.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        _clean(cached)
+        clean_cache(cached, _MOST_COPIES)
 
 
 def _write_column(content: pa.Buffer, folder: Path, field: pa.Field) -> None:
@@ -99,19 +100,3 @@ def _write_column(content: pa.Buffer, folder: Path, field: pa.Field) -> None:
     del batch
     pa.default_memory_pool().release_unused()
     fsync_file(path)
-
-
-def _clean(kept: Path) -> None:
-    """Delete the copies used longest ago, and what killed processes left. Who has one mapped keeps its pages."""
-    copies = []
-    for folder in kept.parent.iterdir():
-        try:
-            age_seconds = time.time() - folder.stat().st_mtime
-        except OSError:
-            continue  # deleted meanwhile
-        if folder.suffix == _PARTIAL and age_seconds > _LEFT_OVER_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
-        elif not folder.name.startswith(".") and folder != kept:
-            copies.append((age_seconds, folder))
-    for _, folder in sorted(copies)[_MOST_COPIES:]:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -4,18 +4,13 @@ Enters: the options. Leaves: one ``Materials``, equal on every rank. Everything 
 data and model folder shows here, before a parameter is loaded.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from phi3v_dist.config.options import PackingOptions, RunConfig
-from phi3v_dist.documents.lengths import DocumentLengths, document_lengths
 from phi3v_dist.documents.processor import DocumentProcessor
-from phi3v_dist.errors import ShardError
 from phi3v_dist.model.check import check_fit
 from phi3v_dist.model.folder import fingerprint, read_config, shapes_in
-from phi3v_dist.packing.order import Source
+from phi3v_dist.packing.from_shards import heldout_plan, lengths_of, train_plan
 from phi3v_dist.packing.plan import PLAN_VERSION, Plan
 from phi3v_dist.packing.steps import idle_share, nearest_without_idle
 from phi3v_dist.shards.sources import SourcesIndex, open_sources
@@ -44,18 +39,8 @@ def gather_materials(config: RunConfig) -> Materials:
     processor = DocumentProcessor.from_folder(config.model.folder, config.documents)
     check_fit(model, processor.template.vocabulary_size, processor.crop_size, config.model.folder)
     index = open_sources(config.shards)
-    lengths = _lengths(index, processor)
-    train = _sources(index, "train", config)
-    if not sum(len(source.shards) for source in train):
-        raise ShardError(
-            "no sample to train on", where=config.shards.folder, mend="Make shards with catalog.heldout_share below 1."
-        )
-    plan = _plan(lengths, train, config.packing, config.training.seed)
-    heldout = None
-    if len(index.numbers("heldout")) and config.evaluation.loss_packs:
-        # One step of the held-out plan is one validation: always the same packs, whatever the seed of the run.
-        packing = config.packing.model_copy(update={"packs_per_step": config.evaluation.loss_packs})
-        heldout = _plan(lengths, _sources(index, "heldout", config), packing, seed=0)
+    lengths = lengths_of(index, processor, config.shards.cache_folder)
+    plan, heldout = train_plan(config, index, lengths), heldout_plan(config, index, lengths)
     trained_on = {
         "shards.folder": index.content_hash,
         "model.folder": fingerprint(config.model.folder),
@@ -84,22 +69,3 @@ def warnings_of(materials: Materials, packing: PackingOptions, num_ranks: int) -
             f"{plan.long_documents - plan.dropped} cut, {plan.dropped} left out ({keys}{more})"
         )
     return warnings
-
-
-def _lengths(index: SourcesIndex, processor: DocumentProcessor) -> DocumentLengths:
-    parts = [document_lengths(source.table, processor) for source in index.indexes]
-    if len(parts) == 1:
-        return parts[0]
-    names = ("tokens", "supervised", "crops")
-    return DocumentLengths(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-
-
-def _sources(index: SourcesIndex, split: str, config: RunConfig) -> list[Source]:
-    """The sources that have samples of a split; held-out ones are all taken once."""
-    names = config.shards.sources or [config.shards.folder]
-    told = zip(index.shards(split), index.epochs, names, strict=True)
-    return [Source(shards, epochs if split == "train" else 1.0, name) for shards, epochs, name in told if len(shards)]
-
-
-def _plan(lengths: DocumentLengths, sources: Sequence[Source], packing: PackingOptions, seed: int) -> Plan:
-    return Plan(lengths.tokens, lengths.supervised, lengths.crops, sources, packing, seed)

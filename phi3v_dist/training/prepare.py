@@ -118,6 +118,7 @@ def _make_loader(config: RunConfig, materials: Materials, backend: Backend, who:
         rank=who.rank,
         ranks=who.num_ranks,
         device_pin=backend.device.type == "cuda",
+        ranks_on_node=who.ranks_per_node,
     )
 
 

@@ -1,5 +1,6 @@
 """A reader and a processor of plain numbers, so that the tests of packing need neither shards nor a tokenizer."""
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,14 +13,21 @@ from phi3v_dist.shards.read import DamagedSample
 
 
 class NumberReader:
-    """Sample n is the number n. Some are damaged, one finds its shard gone."""
+    """Sample n is the number n. Some are damaged, one finds its shard gone, some wait for ever."""
 
-    def __init__(self, damaged: tuple[int, ...] = (), gone: int | None = None) -> None:
+    def __init__(
+        self, damaged: tuple[int, ...] = (), gone: int | None = None, hanging: tuple[int, ...] = (), delay: float = 0.0
+    ) -> None:
         self.damaged = damaged
         self.gone = gone
+        self.hanging = hanging
+        self.delay = delay
         self.index = self
 
     def sample(self, number: int) -> int:
+        if number in self.hanging:
+            time.sleep(3600)  # a file system that doesn't answer
+        time.sleep(self.delay)
         if number in self.damaged:
             raise DamagedSample("train/0.tar", 512, "k", "truncated")
         if number == self.gone:
@@ -35,6 +43,9 @@ class NumberReader:
 
     def sizes(self, number: int) -> list:
         return [(20, 10)]
+
+    def row(self, number: int) -> dict[str, str]:
+        return {"key": f"k{number}", "shard": "train/0.tar"}
 
 
 class NumberProcessor:

@@ -3,24 +3,39 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from phi3v_dist.config.options import PackingOptions
-from phi3v_dist.errors import RunError, ShardError
+from phi3v_dist.errors import LostRankError, RunError, ShardError
+from phi3v_dist.packing import loader as loader_module
 from phi3v_dist.packing.loader import PackLoader
 from phi3v_dist.packing.order import Source
 from phi3v_dist.packing.plan import Plan
+from phi3v_dist.packing.shared_memory import largest_batch_bytes
 
 LENGTHS = np.random.default_rng(3).integers(4, 30, 60)
 
 
 @pytest.fixture
 def make_loader(number_reader: Callable, number_processor: Callable) -> Callable[..., PackLoader]:
-    def make(workers: int = 0, rank: int = 0, ranks: int = 1, lengths: np.ndarray = LENGTHS, **reader: object):
-        options = PackingOptions(pack_tokens=64, packs_per_step=5, workers=workers, prefetch_packs=2)
+    def make(
+        workers: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        lengths: np.ndarray = LENGTHS,
+        wait_minutes: float = 5.0,
+        **reader: object,
+    ):
+        options = PackingOptions(
+            pack_tokens=64, packs_per_step=5, workers=workers, prefetch_packs=2, wait_minutes=wait_minutes
+        )
         shards = np.arange(0, 75, 15).repeat(2)[1:-1].reshape(4, 2)
         plan = Plan(LENGTHS, np.full(len(LENGTHS), 2), LENGTHS, [Source(shards)], options, 0)
         return PackLoader(plan, number_reader(**reader), number_processor(lengths), options, rank=rank, ranks=ranks)
@@ -100,6 +115,106 @@ def test_killed_loader_process_is_a_run_error(make_loader: Callable):
     os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)
     with pytest.raises(RunError, match=r"data rank 0: a loader process died.*packing.workers"):
         list(steps)
+
+
+def test_stopped_loader_process_is_a_run_error_and_is_gone(make_loader: Callable):
+    loader = make_loader(workers=2, wait_minutes=0.02)
+    steps = loader.steps(0, 20)
+    next(steps)
+    processes = loader._loader._iterator._workers
+    os.kill(processes[1].pid, signal.SIGSTOP)
+    with pytest.raises(RunError, match=r"data rank 0: no batch came .* 0.02 minutes.*\(found 'k\d+ in train/0.tar, k"):
+        list(steps)
+    for process in processes:
+        process.join(10)
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL] * 2
+    loader.close()
+
+
+def test_samples_of_the_pack_that_hangs_are_named(make_loader: Callable):
+    hanging = make_loader().plan.step(1).packs[2].tolist()
+    loader = make_loader(workers=2, wait_minutes=0.02, hanging=hanging[:1])
+    steps = loader.steps(0, 3)
+    _, batches = next(steps)
+    assert len(list(batches)) == 5
+    _, batches = next(steps)
+    assert [next(batches).samples.tolist() for _ in range(2)] == [
+        pack.tolist() for pack in loader.plan.step(1).packs[:2]
+    ]
+    named = ", ".join(f"k{number} in train/0.tar" for number in hanging[:5])
+    with pytest.raises(RunError) as failure:
+        next(batches)
+    assert failure.value.value.startswith(named) and not failure.value.on_every_rank
+
+
+def test_no_more_packs_are_made_ahead_than_shared_memory_may_hold(make_loader: Callable, number_reader: type):
+    made = multiprocessing.Value("i")
+
+    class CountingReader(number_reader):
+        def samples(self, numbers: list[int]):
+            with made.get_lock():
+                made.value += 1
+            return super().samples(numbers)
+
+    whole = make_loader(workers=2)
+    room = 4 * largest_batch_bytes(64) / 1e9  # one pack per process, the batch in use, and the next one
+    options = whole.plan.options.model_copy(update={"shared_memory_gb": room})
+    processor = whole._loader.dataset._processor
+    loader = PackLoader(whole.plan, CountingReader(), processor, options, rank=0, ranks=1)
+    taken = 0
+    for _, batches in loader.steps(0, 2):
+        for _ in batches:
+            taken += 1
+            time.sleep(0.2)  # long enough for ten packs
+            assert made.value <= taken + 2
+    assert taken == made.value == 10
+
+
+def test_a_slow_batch_is_waited_for(make_loader: Callable, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loader_module, "_LOOK_SECONDS", 0.05)  # many looks within one wait
+    loader = make_loader(workers=1, delay=0.1)
+    for _ in range(2):  # also when processes begin anew
+        assert len(_read(loader, 0, 1)) == 1
+        next(loader.steps(0, 20))
+
+
+def test_a_fault_of_ours_in_a_loader_process_keeps_its_traceback(make_loader: Callable):
+    loader = make_loader(workers=1, damaged=None)  # TypeError: no container
+    with pytest.raises(TypeError, match="Traceback"):
+        _read(loader, 0, 1)
+
+
+_RUN = """
+import sys
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from conftest import NumberProcessor, NumberReader
+from phi3v_dist.config.options import PackingOptions
+from phi3v_dist.console import run_command
+from phi3v_dist.packing.loader import PackLoader
+from phi3v_dist.packing.order import Source
+from phi3v_dist.packing.plan import Plan
+
+def main():
+    lengths = np.full(40, 20)
+    options = PackingOptions(pack_tokens=64, packs_per_step=5, workers=2, wait_minutes=0.03)
+    plan = Plan(lengths, np.full(40, 2), lengths, [Source(np.array([[0, 40]]))], options, 0)
+    reader = NumberReader(hanging=tuple(range(20)))
+    loader = PackLoader(plan, reader, NumberProcessor(lengths), options, rank=3, ranks=4)
+    for _, batches in loader.steps(0, 2):
+        for _ in batches:
+            pass
+
+sys.exit(run_command(main))
+"""
+
+
+def test_a_command_whose_loader_hangs_ends_with_one_line_and_leaves_no_process():
+    command = [sys.executable, "-c", _RUN, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, start_new_session=True, check=False)
+    assert done.returncode == LostRankError.exit_code  # another attempt, on another node, may help
+    assert done.stderr.startswith("ERROR data rank 3: no batch came") and done.stderr.count("\n") == 1
+    # subprocess.run has read both pipes to their end: nobody who inherited them lives
 
 
 def test_waiting_is_measured(make_loader: Callable):

@@ -1,0 +1,53 @@
+"""Shards and a model folder's tokenizer → the plans of both splits.
+
+Enters: the options, an open index, a document processor. Leaves: the plan that training follows and the one that
+validation follows; nothing is decoded and no weight is read.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from phi3v_dist.config.options import RunConfig
+from phi3v_dist.documents.length_cache import cached_lengths
+from phi3v_dist.documents.lengths import DocumentLengths
+from phi3v_dist.documents.processor import DocumentProcessor
+from phi3v_dist.errors import ShardError
+from phi3v_dist.packing.order import Source
+from phi3v_dist.packing.plan import Plan
+from phi3v_dist.shards.sources import SourcesIndex
+
+
+def lengths_of(index: SourcesIndex, processor: DocumentProcessor, cache_folder: str) -> DocumentLengths:
+    """Counts of all samples over all sources; those of a single source stay mapped from the cache."""
+    parts = [cached_lengths(source, processor, cache_folder) for source in index.indexes]
+    if len(parts) == 1:
+        return parts[0]
+    names = ("tokens", "supervised", "crops")
+    return DocumentLengths(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def train_plan(config: RunConfig, index: SourcesIndex, lengths: DocumentLengths) -> Plan:
+    """The plan of the train split. Raises ``ShardError`` where it is empty, ``DocumentError`` as ``Plan`` does."""
+    sources = _sources(config, index, "train", index.epochs)
+    if not sources:
+        raise ShardError(
+            "no sample to train on", where=config.shards.folder, mend="Make shards with catalog.heldout_share below 1."
+        )
+    return Plan(lengths.tokens, lengths.supervised, lengths.crops, sources, config.packing, config.training.seed)
+
+
+def heldout_plan(config: RunConfig, index: SourcesIndex, lengths: DocumentLengths) -> Plan | None:
+    """The plan whose first step is one validation: always the same packs, whatever the seed. None: there is none."""
+    sources = _sources(config, index, "heldout", [1.0] * len(index.epochs))
+    if not sources or not config.evaluation.loss_packs:
+        return None
+    packing = config.packing.model_copy(update={"packs_per_step": config.evaluation.loss_packs})
+    return Plan(lengths.tokens, lengths.supervised, lengths.crops, sources, packing, seed=0)
+
+
+def _sources(config: RunConfig, index: SourcesIndex, split: str, epochs: Sequence[float]) -> list[Source]:
+    """The sources that have samples of a split."""
+    names = config.shards.sources or [config.shards.folder]
+    told = zip(index.shards(split), epochs, names, strict=True)
+    return [Source(shards, weight, name) for shards, weight, name in told if len(shards)]
