@@ -121,14 +121,16 @@ def _all_rejects(
 
 
 def _picture_rows(placed: Placed, shelves: Sequence[Shelf], num_samples: int) -> Iterator[pa.Table]:
-    """What later deliveries must know of each sample's pictures."""
+    """What later deliveries must know of each sample's pictures; of those that weren't checked there is nothing."""
     sample = num_samples
     for shelf in shelves:
         rows = []
         for product in placed.order[shelf.split][shelf.start : shelf.stop]:
-            rows += [(sample, picture.sha256, picture.fingerprint) for picture in placed.pictures_of(product)]
+            told = [(sample, picture.sha256, picture.fingerprint) for picture in placed.pictures_of(product)]
+            rows += [row for row in told if None not in row]
             sample += 1
-        yield pa.table([list(column) for column in zip(*rows, strict=True)], schema=_PICTURES_SCHEMA)
+        columns = zip(*rows, strict=True) if rows else ((), (), ())
+        yield pa.table([list(column) for column in columns], schema=_PICTURES_SCHEMA)
 
 
 def _write_parquet(path: Path, schema: pa.Schema, tables: Sequence[pa.Table] | Iterator[pa.Table]) -> None:

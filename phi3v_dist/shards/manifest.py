@@ -10,7 +10,7 @@ written last, so a folder is a shard folder if and only if it is there; ``read_m
       heldout/heldout-000000.tar …
       index.parquet                one row per sample (shards/index.py)
       rejects.parquet              one row per rejected product (catalog/rejects.py)
-      pictures.parquet             hash and fingerprint of each picture, for later deliveries (shards/delivery.py)
+      pictures.parquet             hash and fingerprint of each checked picture, for later deliveries (delivery.py)
       manifest.json                last; it names these three, which after later deliveries are index-001.parquet, …
 """
 
@@ -111,8 +111,20 @@ def _features(shards: list[dict[str, Any]], further: Iterable[str]) -> dict[str,
 
 def _made_with() -> dict[str, str]:
     """Versions of everything that had a hand in the bytes."""
-    parts = {name: version(name) for name in ("webdataset", "pyarrow", "pillow")}
+    parts = {name: version(name) for name in ("pyarrow", "pillow")}
     return {"phi3v_dist": __version__, "python": platform.python_version(), **parts}
+
+
+def unchecked_deliveries(manifest: dict[str, Any]) -> str:
+    """What a person should know of deliveries whose pictures weren't checked; empty where all were."""
+    told = manifest.get("deliveries", [])
+    tables = [delivery["table"] for delivery in told if not delivery["options"].get("check_pictures", True)]
+    if not tables:
+        return ""
+    return (
+        f"pictures of {', '.join(tables)} were never decoded (catalog.check_pictures: false): some may be damaged, "
+        "or show the same on both sides of the split"
+    )
 
 
 def describe_file(folder: Path, name: str) -> dict[str, Any]:

@@ -75,17 +75,18 @@ class Placement:
 
 
 def place(
-    digests: np.ndarray, owners: np.ndarray, fingerprints: np.ndarray, earlier: Earlier, heldout_share: float
+    digests: np.ndarray, owners: np.ndarray, fingerprints: np.ndarray | None, earlier: Earlier, heldout_share: float
 ) -> Placement:
     """Place all products that own a picture.
 
     ``digests``: uint64 [products, 2]; ``owners``: product of each picture, int64 [pictures], rising; ``fingerprints``:
-    uint8 [earlier pictures + pictures, 768], may be a mapped file.
+    uint8 [earlier pictures + pictures, 768], may be a mapped file; None where the pictures weren't checked, so that no
+    two are taken for alike.
     """
     good = np.unique(owners)
     num_earlier = len(earlier.sides)
     all_owners = np.concatenate([earlier.owners, num_earlier + np.searchsorted(good, owners)])
-    clusters = clusters_that_look_alike(fingerprints)
+    clusters = np.arange(len(all_owners)) if fingerprints is None else clusters_that_look_alike(fingerprints)
     known = np.concatenate([earlier.sides, np.full(len(good), UNKNOWN, np.int8)])
     all_digests = np.concatenate([np.zeros((num_earlier, 2), np.uint64), digests[good]])
     sides = sides_of(all_digests, all_owners, clusters, known, heldout_share)[num_earlier:]

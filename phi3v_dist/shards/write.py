@@ -71,10 +71,8 @@ def make_shards(catalog: CatalogOptions, shards: ShardOptions, part: Part = ALL,
     try:
         with worker_pool(shards.workers, part) as workers:
             products = _take_in(staging, catalog, delivery, workers)
-            write_placed(
-                staging.placed, Chunks(staging.checked, len(products)), products.digests, delivery.earlier,
-                catalog.heldout_share,
-            )  # fmt: skip
+            chunks = Chunks(staging.checked, len(products))
+            write_placed(staging.placed, chunks, products.digests, delivery.earlier, catalog)
             shelves = cut_into_shelves(
                 Placed(staging.placed).order, shards.samples_per_shard, delivery.earlier.num_tars
             )

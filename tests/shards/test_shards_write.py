@@ -21,8 +21,10 @@ from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.errors import CatalogError, ShardError
 from phi3v_dist.shards import delivery, write
 from phi3v_dist.shards.index import load_index
+from phi3v_dist.shards.manifest import unchecked_deliveries
 from phi3v_dist.shards.read import ShardReader
 from phi3v_dist.shards.tars import key_of
+from phi3v_dist.shards.verify import verify_shards
 from phi3v_dist.shards.write import make_shards
 
 
@@ -272,3 +274,30 @@ def test_keys_are_unique_short_ascii_without_dots(codes):
     assert len(set(keys)) == len(codes)
     for key in keys:
         assert key.isascii() and key.isprintable() and not set(key) & set("./\\ ") and len(key) <= 80
+
+
+def test_unchecked_pictures_give_the_same_tar_files_and_index(catalog, made, tmp_path):
+    unchecked = catalog.model_copy(update={"check_pictures": False})
+    make_shards(unchecked, options(tmp_path / "shards", samples_per_shard=100))
+    index, before = load_index(tmp_path / "shards"), load_index(made.folder)
+    columns = ["product_code", "split", "width", "height", "sha256", "xxh3", "title", "price"]
+    found, wanted = (told.table.select(columns).sort_by("product_code").to_pylist() for told in (index, before))
+    assert found == wanted
+    manifest = json.loads((tmp_path / "shards/manifest.json").read_text())
+    assert "pictures of products.csv were never decoded" in unchecked_deliveries(manifest)
+    assert unchecked_deliveries(json.loads((made.folder / "manifest.json").read_text())) == ""
+    assert pq.read_table(tmp_path / "shards/pictures.parquet").num_rows == 0
+    assert verify_shards(tmp_path / "shards") == []
+
+
+def test_checked_and_unchecked_deliveries_share_a_folder(catalog, small_catalog, tmp_path):
+    unchecked = small_catalog.model_copy(update={"check_pictures": False})
+    make_shards(unchecked, options(tmp_path / "shards"))
+    rest = make_shards(catalog, options(tmp_path / "shards"), add=True)
+    assert sum(rest.counts.values()) == 19
+    others = tmp_path / "others"
+    make_shards(small_catalog, options(others))
+    rest = make_shards(catalog.model_copy(update={"check_pictures": False}), options(others), add=True)
+    assert sum(rest.counts.values()) == 19
+    for folder in (tmp_path / "shards", others):
+        assert verify_shards(folder) == []
