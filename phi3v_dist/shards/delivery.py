@@ -66,7 +66,7 @@ class Delivery:
             staging.shards / names["pictures"], _PICTURES_SCHEMA, [before[2], *pictures] if before[2] else pictures
         )
         manifest = build_manifest(
-            staging.shards, names, facts, count_reasons(rejects), described | {"rows": products.num_rows},
+            staging.shards, names, facts, count_reasons(rejects), described | _told(products, placed),
             before=self.manifest,
         )  # fmt: skip
         write_json(staging.shards / MANIFEST_NAME, manifest)
@@ -118,6 +118,15 @@ def _all_rejects(
     own = [products.rejects(), *map(chunks.rejects, range(len(chunks))), rejects_table(linked)]
     told = pa.concat_tables(own).sort_by([("file", "ascending"), ("row", "ascending")])
     return told if before is None else pa.concat_tables([before, told])
+
+
+def _told(products: ProductFile, placed: Placed) -> dict[str, Any]:
+    """What the manifest tells of a delivery: its table's rows, the largest group of products that share pictures."""
+    codes = [product.code for product in products.products(placed.largest_group[:1])]
+    return {
+        "rows": products.num_rows,
+        "largest_group": {"products": len(placed.largest_group), "first_code": codes[0] if codes else ""},
+    }
 
 
 def _picture_rows(placed: Placed, shelves: Sequence[Shelf], num_samples: int) -> Iterator[pa.Table]:

@@ -77,8 +77,8 @@ def build_manifest(
     """The manifest of finished files. Neither time nor workers are in it: the same input gives the same bytes.
 
     ``names``: of index, rejects and pictures; ``shards``: ``describe_file`` of each new tar file with its split,
-    samples and members; ``reasons``: rejects by reason; ``described``: from ``describe_input``, with the number of
-    rows; ``before``: the manifest of earlier deliveries.
+    samples and members; ``reasons``: rejects by reason; ``described``: from ``describe_input``, with what is known
+    of the whole delivery; ``before``: the manifest of earlier deliveries.
     """
     shards = [*(before["shards"] if before else []), *shards]
     deliveries = [*(before["deliveries"] if before else []), described]

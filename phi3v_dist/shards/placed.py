@@ -38,6 +38,7 @@ def write_placed(folder: Path, chunks: Chunks, digests: np.ndarray, earlier: Ear
         for split in SPLITS:
             np.save(temporary / f"order-{split}.npy", placement.order[split])
         np.save(temporary / "linked.npy", placement.linked)
+        np.save(temporary / "largest-group.npy", placement.largest_group)
         try:
             os.replace(temporary, folder)
         except OSError:
@@ -106,6 +107,11 @@ class Placed:
     def linked(self) -> np.ndarray:
         """Products that share pictures with both splits, int64."""
         return self._column("linked")
+
+    @cached_property
+    def largest_group(self) -> np.ndarray:
+        """Products of the largest group that share pictures, int64, rising; at least one where there are products."""
+        return self._column("largest-group")
 
     def pictures_of(self, product: int) -> list[GoodPicture]:
         """Good pictures of a product, in order."""

@@ -301,3 +301,20 @@ def test_checked_and_unchecked_deliveries_share_a_folder(catalog, small_catalog,
     assert sum(rest.counts.values()) == 19
     for folder in (tmp_path / "shards", others):
         assert verify_shards(folder) == []
+
+
+def test_a_held_out_share_that_groups_move_is_told_in_one_line(made, catalog, tmp_path):
+    assert made.split_note == ""
+    lines = Path(catalog.table).read_text(encoding="utf-8").splitlines()
+    shared = [f"S{number:03d},Same picture,Bags,10,EUR,,pictures/0.jpg" for number in range(60)]
+    table = tmp_path / "products.csv"
+    table.write_text("\n".join([*lines[:5], *shared, ""]), encoding="utf-8")
+    changes = {"table": str(table), "image_root": str(Path(catalog.table).parent), "heldout_share": 0.2}
+    for _ in range(2):  # at once, and when the folder stands
+        summary = make_shards(catalog.model_copy(update=changes), options(tmp_path / "shards"))
+        share = summary.counts["heldout"] / 64
+        assert summary.split_note.startswith(f"{share:.1%} of the products are held out")
+        assert "asks for 20.0%" in summary.split_note and "largest group has 61 (one is B-12.5)" in summary.split_note
+        assert "\n" not in summary.split_note
+    unchecked = catalog.model_copy(update=changes | {"check_pictures": False})
+    assert make_shards(unchecked, options(tmp_path / "unchecked")).split_note == ""

@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 
 import shards_index
+import shards_likeness
+import shards_memory
 import shards_reading
 import shards_writing
 from shards_figures import Figure
@@ -22,6 +24,8 @@ from phi3v_dist.console import run_command, say, table
 PARTS = {
     "reading": shards_reading.measure,
     "writing": shards_writing.measure,
+    "likeness": shards_likeness.measure,
+    "memory": shards_memory.measure,
     "index": shards_index.measure,
 }
 
@@ -38,7 +42,9 @@ def main() -> None:
     parser.add_argument(
         "--samples", type=int, default=10_000, help="samples of reading, writing (default: %(default)s)"
     )
-    parser.add_argument("--rows", type=int, default=1_000_000, help="samples of the index (default: %(default)s)")
+    parser.add_argument(
+        "--rows", type=int, default=1_000_000, help="samples of index, products of memory, pictures of likeness"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="runs of each way, in turn (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print figures as JSON lines")
     arguments = parser.parse_args()

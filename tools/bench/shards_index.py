@@ -6,13 +6,12 @@ RssAnon is the memory that a process has for itself; pages of the mapped copy ar
 import argparse
 import pickle
 import shutil
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from shards_figures import Figure, in_own_process
+from shards_figures import Figure, PeakMemory, in_own_process
 
 from phi3v_dist.files import write_json
 from phi3v_dist.shards.index import SHARD_SCHEMA, load_index, write_index
@@ -81,7 +80,7 @@ def _make_index(folder: Path, rows: int) -> None:
 
 def _open(folder: Path) -> tuple[float, float, bytes]:
     """Seconds, MB of own memory at most, and the reader as a loader process would get it."""
-    with _Memory() as memory:
+    with PeakMemory() as memory:
         started = time.monotonic()
         index = load_index(folder, folder / "cache")
         seconds = time.monotonic() - started
@@ -89,35 +88,9 @@ def _open(folder: Path) -> tuple[float, float, bytes]:
 
 
 def _map(told: bytes) -> tuple[float, float]:
-    with _Memory() as memory:
+    with PeakMemory() as memory:
         started = time.monotonic()
         reader = pickle.loads(told)
         seconds = time.monotonic() - started
     assert len(reader.index)
     return seconds, memory.most_mb
-
-
-class _Memory:
-    """The most of RssAnon above its value at the start, looked at every 2 ms."""
-
-    def __enter__(self) -> "_Memory":
-        self.most_mb, self._start, self._end = 0.0, _rss_anon_mb(), threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while True:
-            ended = self._end.wait(0.002)
-            self.most_mb = max(self.most_mb, _rss_anon_mb() - self._start)
-            if ended:
-                return
-
-
-def _rss_anon_mb() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1000
