@@ -2,14 +2,15 @@
 
 Enters: the bytes of a file. Leaves: an 8-bit RGB picture as a person would see it on a white page: turned by its EXIF
 note, transparency laid on white, 16 bits scaled to 8, the first frame of an animation, every pixel decoded. Or an
-``ImageError`` with a short stable reason. ``image_size`` gives the same size from the header alone, and ``oddities``
-what a reader other than this one may trip over.
+``ImageError`` with a short stable reason. ``read_header`` tells the same size from the header alone, and what a
+reader other than this one may trip over.
 """
 
 import io
 import math
 import warnings
-from typing import Final
+from dataclasses import dataclass
+from typing import BinaryIO, Final
 
 import numpy
 import simplejpeg
@@ -57,44 +58,50 @@ def open_image(data: bytes, *, max_megapixels: float = math.inf, strict: bool = 
     return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
 
 
-def image_size(data: bytes) -> tuple[int, int]:
-    """Width and height (pixels) that ``open_image`` would give, from the header. Raises ``ImageError``."""
+@dataclass(frozen=True)
+class PictureHeader:
+    """What is known of a picture before it is decoded.
+
+    ``size``: width and height (pixels) that ``open_image`` would give. ``suffix``: ending of a file's name by its
+    content (``jpg``, ``png``, …). ``oddities``: which of these it is: turned, cmyk, deep, transparent, animated.
+    """
+
+    size: tuple[int, int]
+    suffix: str
+    oddities: tuple[str, ...]
+
+
+def read_header(data: bytes | BinaryIO) -> PictureHeader:
+    """Of an open file no more is read than the header. Raises ``ImageError``."""
     with warnings.catch_warnings(action="ignore"):
         picture = _identified(data)
-        width, height = picture.size
-        return (height, width) if _orientation(picture) in _QUARTER_TURNS else (width, height)
+        kind, (width, height), orientation = picture.format or "", picture.size, _orientation(picture)
+        found = {
+            "turned": orientation in _TURNS,
+            "cmyk": picture.mode == "CMYK",
+            "deep": picture.mode in ("I", "F") or picture.mode.startswith("I;"),
+            "transparent": picture.has_transparency_data,
+            "animated": kind != "MPO" and _is_animated(picture),
+        }
+    return PictureHeader(
+        size=(height, width) if orientation in _QUARTER_TURNS else (width, height),
+        suffix="jpg" if kind in ("JPEG", "MPO") else kind.lower(),  # MPO: a JPEG with more pictures behind it
+        oddities=tuple(kind for kind, is_so in found.items() if is_so),
+    )
 
 
-def image_suffix(data: bytes) -> str:
-    """Ending of a file's name by its content (``jpg``, ``png``, …), from the header. Raises ``ImageError``."""
-    with warnings.catch_warnings(action="ignore"):
-        kind = _identified(data).format or ""
-    return "jpg" if kind in ("JPEG", "MPO") else kind.lower()  # MPO: a JPEG with more pictures behind it
-
-
-def _identified(data: bytes) -> Image.Image:
-    if not data:
+def _identified(data: bytes | BinaryIO) -> Image.Image:
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    file.seek(0)
+    if not file.read(1):
         raise ImageError("empty")
+    file.seek(0)
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(file, formats=FORMATS)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers answer garbage with a dozen kinds of exceptions
         raise ImageError("not a picture") from error
-
-
-def oddities(data: bytes) -> list[str]:
-    """Which of these a picture is: turned, cmyk, deep, transparent, animated. From the header alone, as above."""
-    with warnings.catch_warnings(action="ignore"):
-        picture = _identified(data)
-        found = {
-            "turned": _orientation(picture) in _TURNS,
-            "cmyk": picture.mode == "CMYK",
-            "deep": picture.mode in ("I", "F") or picture.mode.startswith("I;"),
-            "transparent": picture.has_transparency_data,
-            "animated": picture.format != "MPO" and _is_animated(picture),
-        }
-        return [kind for kind, is_so in found.items() if is_so]
 
 
 def _is_animated(picture: Image.Image) -> bool:

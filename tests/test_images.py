@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from phi3v_dist.images import ImageError, image_size, image_suffix, oddities, open_image
+from phi3v_dist.images import ImageError, open_image, read_header
 
 
 def encoded(picture: Image.Image, form: str, **options) -> bytes:
@@ -55,7 +55,7 @@ def test_exif_turn_equals_pillows(form: str, orientation: int) -> None:
     truth = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     picture = opened(data)
     assert numpy.array_equal(numpy.asarray(picture), numpy.asarray(truth))
-    assert image_size(data) == picture.size == ((4, 6) if orientation > 4 else (6, 4))
+    assert read_header(data).size == picture.size == ((4, 6) if orientation > 4 else (6, 4))
     assert ImageOps.exif_transpose(picture).size == picture.size  # nothing is left to turn again
 
 
@@ -144,7 +144,7 @@ def test_a_bomb_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(bomb) < 100_000
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("pixels were decoded"))
     assert reason_of(bomb, max_megapixels=100) == "too large"
-    assert image_size(bomb) == (12_000, 12_000)
+    assert read_header(bomb).size == (12_000, 12_000)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_what_is_no_picture_says_so(data: bytes, reason: str) -> None:
 
 def test_a_broken_exif_note_turns_nothing() -> None:
     data = encoded(noise(6, 4), "JPEG", exif=b"Exif\0\0MM\0\x2a\xff\xff\xff\xff")
-    assert opened(data).size == image_size(data) == (6, 4)
+    assert opened(data).size == read_header(data).size == (6, 4)
 
 
 @settings(max_examples=60, deadline=None)
@@ -170,7 +170,7 @@ def test_a_changed_byte_gives_a_picture_or_an_image_error(position: int, value: 
     except ImageError:
         return
     assert picture.mode == "RGB"
-    assert picture.size == image_size(bytes(data))
+    assert picture.size == read_header(bytes(data)).size
 
 
 def photograph(width: int = 320, height: int = 200) -> Image.Image:
@@ -216,12 +216,12 @@ def test_oddities_are_named() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     frames = [photograph(20, 10).convert("P"), Image.new("P", (20, 10))]
-    assert oddities(encoded(photograph(), "JPEG", exif=exif)) == ["turned"]
-    assert oddities(JPEGS["CMYK"]) == ["cmyk"]
-    assert oddities(deep_png([1, 2, 3], 0)) == ["deep"]
-    assert oddities(encoded(Image.new("RGBA", (4, 4)), "PNG")) == ["transparent"]
-    assert "animated" in oddities(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
-    assert oddities(JPEGS["baseline"]) == oddities(JPEGS["grey"]) == []
+    assert read_header(encoded(photograph(), "JPEG", exif=exif)).oddities == ("turned",)
+    assert read_header(JPEGS["CMYK"]).oddities == ("cmyk",)
+    assert read_header(deep_png([1, 2, 3], 0)).oddities == ("deep",)
+    assert read_header(encoded(Image.new("RGBA", (4, 4)), "PNG")).oddities == ("transparent",)
+    assert "animated" in read_header(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).oddities
+    assert read_header(JPEGS["baseline"]).oddities == read_header(JPEGS["grey"]).oddities == ()
 
 
 @pytest.mark.parametrize(
@@ -231,16 +231,16 @@ def test_oddities_are_named() -> None:
 def test_a_suffix_tells_the_content(kind: str, suffix: str) -> None:
     data = io.BytesIO()
     Image.new("RGB", (4, 4)).save(data, kind)
-    assert image_suffix(data.getvalue()) == suffix
+    assert read_header(data.getvalue()).suffix == suffix
 
 
 def test_what_is_no_picture_has_no_suffix() -> None:
     with pytest.raises(ImageError, match="not a picture"):
-        image_suffix(b"<html>")
+        read_header(b"<html>")
 
 
 def test_a_gif_that_is_damaged_behind_its_first_frame_is_animated() -> None:
     frames = [photograph(20, 10).convert("P"), photograph(20, 10).rotate(90).convert("P")]
     whole = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    found = [oddities(whole[:length]) for length in range(len(whole) // 2, len(whole))]
-    assert all(kinds in ([], ["animated"]) for kinds in found)
+    found = [read_header(whole[:length]).oddities for length in range(len(whole) // 2, len(whole))]
+    assert all(kinds in ((), ("animated",)) for kinds in found)

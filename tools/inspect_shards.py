@@ -8,6 +8,7 @@ from phi3v_dist.config.options import DocumentOptions
 from phi3v_dist.console import run_command, say, table
 from phi3v_dist.shards import look
 from phi3v_dist.shards.index import ShardIndex, load_index
+from phi3v_dist.shards.manifest import read_manifest, unchecked_deliveries
 from phi3v_dist.shards.read import ShardReader
 from phi3v_dist.shards.statistics import QUANTILE_NAMES, count_rows, histogram_rows, picture_rows, price_rows
 from phi3v_dist.shards.verify import verify_shards
@@ -43,6 +44,8 @@ def main() -> int:
         table("samples", ["split", "category", "count"], count_rows(index))
         for title, rows in (("prices", price_rows(index)), ("pictures", picture_rows(index))):
             table(title, ["", *numbers], [(name, count, *(f"{x:.4g}" for x in rest)) for name, count, *rest in rows])
+        if told := unchecked_deliveries(read_manifest(index.folder)):
+            say(told)
     return 0
 
 
@@ -68,9 +71,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--save", metavar="FOLDER", help="with --sample or --key: write its pictures there")
     parser.add_argument("--grid", metavar="PNG", help="write a picture of up to 100 samples, evenly chosen")
     parser.add_argument("--lengths", action="store_true", help="histograms of tokens and crops, for 16 and 4 crops")
-    parser.add_argument(
-        "--config", dest="recipe", metavar="RECIPE", help="with --lengths: recipe whose model counts the texts too"
-    )
+    parser.add_argument("--config", dest="recipe", metavar="RECIPE", help="with --lengths: its model counts texts too")
     return parser.parse_args()
 
 

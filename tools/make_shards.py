@@ -45,6 +45,8 @@ def show(summary: ShardSummary) -> None:
     samples = [(f"{split} samples", count) for split, count in summary.counts.items()]
     rejects = [(f"rejected: {reason}", count) for reason, count in summary.reasons.items()]
     table("products", ["became", "count"], [*samples, *rejects, ("rows of the table", summary.num_rows)])
+    if summary.split_note:
+        say(summary.split_note)
     if not summary.made_now:
         say("nothing to do: table and options are unchanged")
         say("pictures aren't compared; delete the folder to read them again")

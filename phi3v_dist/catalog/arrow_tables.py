@@ -29,7 +29,8 @@ def open_parquet(path: Path) -> Iterator[OpenTable]:
     # A file of Arrow's own and one thread: its threads would wait for Python's lock, which their owner may hold.
     with file_faults(path), pa.OSFile(str(path)) as source:
         with _arrow_faults(str(path)):
-            file = pq.ParquetFile(source, buffer_size=_READ_BYTES, page_checksum_verification=True)
+            # Without pre_buffer, which would keep every row group that was read until the last one.
+            file = pq.ParquetFile(source, buffer_size=_READ_BYTES, pre_buffer=False, page_checksum_verification=True)
             names = file.schema_arrow.names
 
         def rows(columns: list[str]) -> Iterator[TableRow]:

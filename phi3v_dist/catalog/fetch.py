@@ -33,7 +33,7 @@ from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.console import progress
 from phi3v_dist.errors import CatalogError
 from phi3v_dist.files import atomic_path
-from phi3v_dist.images import ImageError, image_suffix
+from phi3v_dist.images import ImageError, read_header
 
 _COMMIT_SECONDS = 1.0
 _WRITERS = 16  # threads that wait for the disk
@@ -163,7 +163,7 @@ def _save(folder: Path, key: str, data: bytes) -> str:
     On disk before the table says so: after a power cut no entry tells of a picture that isn't there.
     """
     try:
-        ending = image_suffix(data)
+        ending = read_header(data).suffix
     except ImageError as error:
         raise FetchFault(error.reason, f"begins with {data[:16]!r}") from None
     with atomic_path(picture_path(folder, key, ending)) as temporary:

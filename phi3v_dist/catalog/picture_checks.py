@@ -2,10 +2,15 @@
 
 Enters: a checked product. Leaves: a ``GoodPicture`` for each of its pictures that stays, or a ``Reject``. Decoding
 takes milliseconds, so worker processes call this; everything a later step wants to know of the pixels is taken here.
+With ``catalog.check_pictures`` off the header alone is looked at: a file that is missing, or no picture, too small,
+too large or of an extreme shape is still found, one that is damaged behind its header isn't.
 """
 
 import hashlib
 import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PIL import Image
@@ -14,7 +19,7 @@ from phi3v_dist.catalog.checks import Product, Reject, reject
 from phi3v_dist.catalog.likeness import fingerprint
 from phi3v_dist.catalog.pictures import NotFetched, Picture
 from phi3v_dist.config.options import CatalogOptions
-from phi3v_dist.images import ImageError, oddities, open_image
+from phi3v_dist.images import ImageError, open_image, read_header
 
 _QUALITY = 95  # of pictures that are saved anew
 
@@ -23,12 +28,12 @@ _QUALITY = 95  # of pictures that are saved anew
 class GoodPicture:
     """``number``: of the product's pictures; ``sha256``: of its bytes as they came; ``fingerprint``: likeness.py.
 
-    ``save_anew``: it is repaired or made smaller when it is written.
+    Both are None where only the header was read. ``save_anew``: it is repaired or made smaller when it is written.
     """
 
     number: int
-    sha256: bytes
-    fingerprint: bytes
+    sha256: bytes | None
+    fingerprint: bytes | None
     save_anew: bool
 
 
@@ -37,11 +42,12 @@ class _Fault(Exception):
 
 
 def check_pictures(product: Product, options: CatalogOptions) -> list[GoodPicture] | Reject:
-    """Decode a product's pictures. Of those that can't be used the first one rejects, or all are left out."""
+    """Look at a product's pictures. Of those that can't be used the first one rejects, or all are left out."""
+    look = _checked if options.check_pictures else _header_checked
     good, faults = [], []
     for number, picture in enumerate(product.pictures):
         try:
-            good.append(_checked(number, picture, options))
+            good.append(look(number, picture, options))
         except _Fault as fault:
             faults.append(fault.args)
     if faults and (options.policy.bad_picture == "reject" or not good):
@@ -61,33 +67,49 @@ def saved_anew(content: bytes, options: CatalogOptions) -> bytes:
 
 
 def _checked(number: int, picture: Picture, options: CatalogOptions) -> GoodPicture:
-    content = _content(picture)
-    try:
-        opened = _opened(content, options)
-        odd = oddities(content)
-    except ImageError as error:
-        raise _Fault(error.reason, str(picture)) from None
-    size = f"{picture}: {opened.width} x {opened.height}"
-    if min(opened.size) < options.min_image_side:
-        raise _Fault("too small", size)
-    if max(opened.size) > options.max_aspect_ratio * min(opened.size) and options.policy.extreme_shape == "reject":
-        raise _Fault("extreme shape", size)
+    with _faults(picture):
+        content = picture.read()
+        opened, oddities = _opened(content, options), read_header(content).oddities
+        return GoodPicture(
+            number=number,
+            sha256=hashlib.sha256(content).digest(),
+            fingerprint=fingerprint(opened).tobytes(),
+            save_anew=_save_anew(picture, opened.size, oddities, options),
+        )
+
+
+def _header_checked(number: int, picture: Picture, options: CatalogOptions) -> GoodPicture:
+    with _faults(picture), picture.open() as file:
+        header = read_header(file)
+        if math.prod(header.size) > options.max_image_megapixels * 1e6:
+            raise ImageError("too large")
+        save_anew = _save_anew(picture, header.size, header.oddities, options)
+    if save_anew:  # it will be decoded, so it has to be whole
+        _checked(number, picture, options)
+    return GoodPicture(number, None, None, save_anew)
+
+
+def _save_anew(picture: Picture, size: tuple[int, int], odd: Sequence[str], options: CatalogOptions) -> bool:
+    """Whether the policies want it saved anew. Raises ``_Fault`` where they don't want it."""
+    told = f"{picture}: {size[0]} x {size[1]}"
+    if min(size) < options.min_image_side:
+        raise _Fault("too small", told)
+    if max(size) > options.max_aspect_ratio * min(size) and options.policy.extreme_shape == "reject":
+        raise _Fault("extreme shape", told)
     policies = {kind: getattr(options.policy, kind) for kind in odd}
     for kind, policy in policies.items():
         if policy == "reject":
             raise _Fault(kind, str(picture))
-    too_large = 0 < options.max_image_side < max(opened.size)
-    return GoodPicture(
-        number=number,
-        sha256=hashlib.sha256(content).digest(),
-        fingerprint=fingerprint(opened).tobytes(),
-        save_anew=too_large or "repair" in policies.values(),
-    )
+    return "repair" in policies.values() or 0 < options.max_image_side < max(size)
 
 
-def _content(picture: Picture) -> bytes:
+@contextmanager
+def _faults(picture: Picture) -> Iterator[None]:
+    """Whatever keeps a picture from being read or decoded as a ``_Fault``."""
     try:
-        return picture.read()
+        yield
+    except ImageError as error:
+        raise _Fault(error.reason, str(picture)) from None
     except NotFetched as error:
         raise _Fault(str(error), str(picture)) from None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -4,8 +4,10 @@ Enters: what a cell of the product table said (a path, a URL, the bytes themselv
 bytes unchanged. A URL has no bytes until it is fetched (``fetched.py``).
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from phi3v_dist.catalog.cells import PictureCell
 from phi3v_dist.catalog.fetched import NOT_FETCHED, FetchedPictures, is_url
@@ -46,6 +48,10 @@ class Picture:
                     handle.seek(offset)
                     return handle.read(length)
         raise NotFetched(self.reason)
+
+    def open(self) -> BinaryIO:
+        """The same bytes as a file, of which one need not read all."""
+        return open(self.source, "rb") if isinstance(self.source, Path) else io.BytesIO(self.read())
 
     def __str__(self) -> str:
         match self.source:

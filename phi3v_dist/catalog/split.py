@@ -6,6 +6,7 @@ products share pictures, one of their codes decides for all (``leaks.py``).
 """
 
 import hashlib
+import math
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,16 @@ import numpy as np
 def split_of(code: str, heldout_share: float) -> Literal["train", "heldout"]:
     """The split of a product. ``heldout_share`` from 0 (none is held out) to 1 (all are)."""
     return "heldout" if is_heldout(code_digest(code)[:1], heldout_share)[0] else "train"
+
+
+def is_far_off(num_heldout: int, num_products: int, heldout_share: float) -> bool:
+    """Whether so many held-out products are far from the share: by more than chance, and enough to matter.
+
+    Chance: three standard deviations of as many independent draws. To matter: a fifth of the share.
+    """
+    expected = heldout_share * num_products
+    difference = abs(num_heldout - expected)
+    return difference > 3 * math.sqrt(expected * (1 - heldout_share)) and difference > expected / 5
 
 
 def code_digest(code: str) -> np.ndarray:

@@ -119,6 +119,11 @@ class CatalogOptions(Options):
     )
     currency: str | None = Field(None, description="Only currency accepted; default: the most frequent one.")
     heldout_share: Share = Field(0.1, description="Share of products held out from training, by hash of the code.")
+    check_pictures: bool = Field(
+        True,
+        description="false: only a picture's header is read: much faster, but damaged pictures become samples, and "
+        "products that show the same may stand on both sides of the split.",
+    )
     min_image_side: Count = Field(16, description="Pictures with a shorter side than this are rejected (pixels).")
     max_aspect_ratio: Number = Field(20.0, description="Longer side by shorter side of a picture, at most.")
     max_image_side: CountOrZero = Field(

@@ -31,8 +31,8 @@ from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.console import progress
 from phi3v_dist.errors import ShardError
 from phi3v_dist.files import atomic_path, write_json
-from phi3v_dist.images import ImageError
-from phi3v_dist.shards.index import SHARD_SCHEMA, member_columns, samples_of, write_index
+from phi3v_dist.images import ImageError, read_header
+from phi3v_dist.shards.index import SHARD_SCHEMA, content_of, member_columns, samples_of, write_index
 from phi3v_dist.shards.manifest import MANIFEST_NAME, SCHEMA_VERSION, SPLITS, describe_file, file_name
 
 SplitBy = Literal["folder", "code"]
@@ -107,8 +107,11 @@ class _Found:
         """A sample's row of the index. Raises ``_Unusable``."""
         text, pictures = _members(members)
         try:
-            places, content = member_columns(tar, members[text], [members[suffix] for suffix in pictures])
-            told = json.loads(content)
+            named = [members[suffix] for suffix in (text, *pictures)]
+            contents = [content_of(tar, member) for member in named]
+            sizes = [read_header(content).size for content in contents[1:]]
+            places = member_columns([member.offset_data for member in named], contents, sizes)
+            told = json.loads(contents[0])
         except ImageError as error:
             raise _Unusable(f"picture: {error.reason}", ", ".join(pictures)) from None
         except ValueError as error:

@@ -1,8 +1,8 @@
 """The pictures of all products checked, chunk by chunk, by any number of processes.
 
-Enters: a ``ProductFile``. Leaves: per chunk of products one file with what is known of each good picture, and one with
-the rejects; a chunk is finished when the first is there. Checking costs 15 times as much as writing, so a killed
-command must not lose it.
+Enters: a ``ProductFile``. Leaves: per chunk of products one file with what is known of each good picture, and before it
+one with the rejects, where there are any; a chunk is finished when the first is there. Checking costs 15 times as much
+as writing, so a killed command must not lose it.
 """
 
 import math
@@ -60,7 +60,8 @@ class Chunks:
             else:
                 good += [(int(product_number), picture) for picture in verdict]
         columns = [[getattr(picture, name) for _, picture in good] for name in _SCHEMA.names[1:]]
-        _write(self._path(number, ".rejects"), rejects_table(rejects))
+        if rejects:
+            _write(self._path(number, ".rejects"), rejects_table(rejects))
         _write(self._path(number), pa.table([[owner for owner, _ in good], *columns], schema=_SCHEMA))
 
     def pictures(self, number: int) -> pa.Table:
@@ -69,7 +70,8 @@ class Chunks:
 
     def rejects(self, number: int) -> pa.Table:
         """Rejects of a finished chunk."""
-        return _read(self._path(number, ".rejects"))
+        path = self._path(number, ".rejects")
+        return _read(path) if path.exists() else rejects_table(())
 
     def _path(self, number: int, kind: str = "") -> Path:
         return self._folder / f"{number:06d}{kind}.arrow"

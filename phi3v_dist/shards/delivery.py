@@ -66,7 +66,7 @@ class Delivery:
             staging.shards / names["pictures"], _PICTURES_SCHEMA, [before[2], *pictures] if before[2] else pictures
         )
         manifest = build_manifest(
-            staging.shards, names, facts, count_reasons(rejects), described | {"rows": products.num_rows},
+            staging.shards, names, facts, count_reasons(rejects), described | _told(products, placed),
             before=self.manifest,
         )  # fmt: skip
         write_json(staging.shards / MANIFEST_NAME, manifest)
@@ -120,15 +120,26 @@ def _all_rejects(
     return told if before is None else pa.concat_tables([before, told])
 
 
+def _told(products: ProductFile, placed: Placed) -> dict[str, Any]:
+    """What the manifest tells of a delivery: its table's rows, the largest group of products that share pictures."""
+    codes = [product.code for product in products.products(placed.largest_group[:1])]
+    return {
+        "rows": products.num_rows,
+        "largest_group": {"products": len(placed.largest_group), "first_code": codes[0] if codes else ""},
+    }
+
+
 def _picture_rows(placed: Placed, shelves: Sequence[Shelf], num_samples: int) -> Iterator[pa.Table]:
-    """What later deliveries must know of each sample's pictures."""
+    """What later deliveries must know of each sample's pictures; of those that weren't checked there is nothing."""
     sample = num_samples
     for shelf in shelves:
         rows = []
         for product in placed.order[shelf.split][shelf.start : shelf.stop]:
-            rows += [(sample, picture.sha256, picture.fingerprint) for picture in placed.pictures_of(product)]
+            told = [(sample, picture.sha256, picture.fingerprint) for picture in placed.pictures_of(product)]
+            rows += [row for row in told if None not in row]
             sample += 1
-        yield pa.table([list(column) for column in zip(*rows, strict=True)], schema=_PICTURES_SCHEMA)
+        columns = zip(*rows, strict=True) if rows else ((), (), ())
+        yield pa.table([list(column) for column in columns], schema=_PICTURES_SCHEMA)
 
 
 def _write_parquet(path: Path, schema: pa.Schema, tables: Sequence[pa.Table] | Iterator[pa.Table]) -> None:

@@ -1,16 +1,13 @@
 """The index: for each sample its place in a tar file, its picture sizes and its texts.
 
-Enters: finished tar files (when shards are made), later ``index.parquet``. Leaves: a ``ShardIndex`` that knows every
-sample by its number 0..n-1, so that shuffling, packing and resuming are arithmetic on numbers. Offsets are taken
-from the tar file as ``tarfile`` reads it back: a long name or a float clock adds headers, so "header + 512" would
-be wrong without a word. No torch in here.
+Enters: rows of tar files (from who writes or adopts them), later ``index.parquet``. Leaves: a ``ShardIndex`` that knows
+every sample by its number 0..n-1, so that shuffling, packing and resuming are arithmetic on numbers. No torch in here.
 """
 
 import hashlib
-import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +21,6 @@ import xxhash
 
 from phi3v_dist.errors import ShardError
 from phi3v_dist.files import atomic_path, sha256_of
-from phi3v_dist.images import image_size
 from phi3v_dist.shards.index_cache import decode_index, map_index, mapped_folder
 from phi3v_dist.shards.manifest import MAKE_ANEW, MAKE_THEM, read_manifest
 from phi3v_dist.shards.remote import as_folder, is_remote
@@ -135,13 +131,6 @@ def as_numpy(array: pa.Array) -> np.ndarray:
     return np.from_dlpack(array)
 
 
-def index_shard(folder: Path, shard: str, split: str) -> pa.Table:
-    """Read a finished tar file back; the index rows of its samples in order, without the column ``sample``."""
-    with tarfile.open(folder / shard) as tar:
-        rows = [_sample_row(tar, key, members, shard, split) for key, members in samples_of(tar)]
-    return pa.Table.from_pylist(rows, schema=SHARD_SCHEMA)
-
-
 def write_index(path: Path, before: pa.Table | None, parts: Iterable[pa.Table]) -> None:
     """Number the samples of all shards, behind those that were there ``before``, and write the index."""
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
@@ -240,37 +229,26 @@ def samples_of(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.Ta
         yield key, members
 
 
-def _sample_row(
-    tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo], shard: str, split: str
-) -> dict[str, Any]:
-    pictures = [members[suffix] for suffix in sorted(members) if suffix != "json"]
-    places, text_bytes = member_columns(tar, members["json"], pictures)
-    told = json.loads(text_bytes)
-    further = json.dumps(told["further"], sort_keys=True, ensure_ascii=False)
-    return told | places | {"further": further, "shard": shard, "key": key, "split": split}
-
-
 def member_columns(
-    tar: tarfile.TarFile, text: tarfile.TarInfo, pictures: list[tarfile.TarInfo]
-) -> tuple[dict[str, Any], bytes]:
-    """What the index says about a sample's members, and the JSON's bytes. Raises ``images.ImageError``."""
-    text_bytes = content_of(tar, text)
-    contents = [content_of(tar, picture) for picture in pictures]
-    sizes = [image_size(content) for content in contents]
-    columns = {
-        "json_offset": text.offset_data,
-        "json_bytes": text.size,
-        "image_offset": [picture.offset_data for picture in pictures],
-        "image_bytes": [picture.size for picture in pictures],
+    offsets: Sequence[int], contents: Sequence[bytes], sizes: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    """What the index says about a sample's members: the JSON, then each picture.
+
+    ``offsets``: of their first bytes in the tar file; ``sizes``: of the pictures, pixels after the EXIF turn.
+    """
+    return {
+        "json_offset": offsets[0],
+        "json_bytes": len(contents[0]),
+        "image_offset": offsets[1:],
+        "image_bytes": [len(content) for content in contents[1:]],
         "width": [width for width, _ in sizes],
         "height": [height for _, height in sizes],
-        "sha256": content_hash([text_bytes, *contents]),
-        "xxh3": checksum([text_bytes, *contents]),
+        "sha256": content_hash(contents),
+        "xxh3": checksum(contents),
     }
-    return columns, text_bytes
 
 
-def content_hash(contents: list[bytes]) -> str:
+def content_hash(contents: Sequence[bytes]) -> str:
     """Hexadecimal SHA-256 over a sample's members: the JSON, then each picture in order."""
     whole = hashlib.sha256()
     for content in contents:
@@ -278,7 +256,7 @@ def content_hash(contents: list[bytes]) -> str:
     return whole.hexdigest()
 
 
-def checksum(contents: list[bytes]) -> int:
+def checksum(contents: Sequence[bytes]) -> int:
     """XXH3-64 over a sample's members, in the same order: finds every accident, 4 µs for a picture of 183 KB."""
     whole = xxhash.xxh3_64()
     for content in contents:

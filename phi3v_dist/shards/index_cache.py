@@ -17,6 +17,7 @@ import hashlib
 import os
 import secrets
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -83,8 +84,10 @@ def _make_copy(content: pa.Buffer, cached: Path, schema: pa.Schema) -> None:
         temporary = cached.with_name(f".{cached.name}.{secrets.token_hex(4)}{PARTIAL}")
         temporary.mkdir()
         try:
-            for field in schema:
-                _write_column(content, temporary, field)
+            with ThreadPoolExecutor(1) as disk:  # makes a column durable while the next is decoded
+                durable = [disk.submit(fsync_file, _write_column(content, temporary, field)) for field in schema]
+            for told in durable:
+                told.result()
             os.rename(temporary, cached)
             fsync_folder(cached.parent)
         finally:
@@ -92,11 +95,11 @@ def _make_copy(content: pa.Buffer, cached: Path, schema: pa.Schema) -> None:
         clean_cache(cached, _MOST_COPIES)
 
 
-def _write_column(content: pa.Buffer, folder: Path, field: pa.Field) -> None:
+def _write_column(content: pa.Buffer, folder: Path, field: pa.Field) -> Path:
     batch = pa.record_batch([_column(content, field)], names=[field.name])
     path = folder / f"{field.name}.arrow"
     with pa.ipc.new_file(str(path), batch.schema) as file:
         file.write_batch(batch)
     del batch
     pa.default_memory_pool().release_unused()
-    fsync_file(path)
+    return path

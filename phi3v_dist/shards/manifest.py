@@ -10,7 +10,7 @@ written last, so a folder is a shard folder if and only if it is there; ``read_m
       heldout/heldout-000000.tar …
       index.parquet                one row per sample (shards/index.py)
       rejects.parquet              one row per rejected product (catalog/rejects.py)
-      pictures.parquet             hash and fingerprint of each picture, for later deliveries (shards/delivery.py)
+      pictures.parquet             hash and fingerprint of each checked picture, for later deliveries (delivery.py)
       manifest.json                last; it names these three, which after later deliveries are index-001.parquet, …
 """
 
@@ -77,8 +77,8 @@ def build_manifest(
     """The manifest of finished files. Neither time nor workers are in it: the same input gives the same bytes.
 
     ``names``: of index, rejects and pictures; ``shards``: ``describe_file`` of each new tar file with its split,
-    samples and members; ``reasons``: rejects by reason; ``described``: from ``describe_input``, with the number of
-    rows; ``before``: the manifest of earlier deliveries.
+    samples and members; ``reasons``: rejects by reason; ``described``: from ``describe_input``, with what is known
+    of the whole delivery; ``before``: the manifest of earlier deliveries.
     """
     shards = [*(before["shards"] if before else []), *shards]
     deliveries = [*(before["deliveries"] if before else []), described]
@@ -111,8 +111,20 @@ def _features(shards: list[dict[str, Any]], further: Iterable[str]) -> dict[str,
 
 def _made_with() -> dict[str, str]:
     """Versions of everything that had a hand in the bytes."""
-    parts = {name: version(name) for name in ("webdataset", "pyarrow", "pillow")}
+    parts = {name: version(name) for name in ("pyarrow", "pillow")}
     return {"phi3v_dist": __version__, "python": platform.python_version(), **parts}
+
+
+def unchecked_deliveries(manifest: dict[str, Any]) -> str:
+    """What a person should know of deliveries whose pictures weren't checked; empty where all were."""
+    told = manifest.get("deliveries", [])
+    tables = [delivery["table"] for delivery in told if not delivery["options"].get("check_pictures", True)]
+    if not tables:
+        return ""
+    return (
+        f"pictures of {', '.join(tables)} were never decoded (catalog.check_pictures: false): some may be damaged, "
+        "or show the same on both sides of the split"
+    )
 
 
 def describe_file(folder: Path, name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from phi3v_dist.catalog.likeness import FINGERPRINT_BYTES
 from phi3v_dist.catalog.picture_checks import GoodPicture
+from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.shards.checking import Chunks
 from phi3v_dist.shards.manifest import SPLITS
 from phi3v_dist.shards.placing import Earlier, place
@@ -23,19 +24,21 @@ _COLUMNS = {"owner": np.int64, "number": np.int8, "save_anew": np.bool_}
 _BYTES = {"sha256": 32, "fingerprint": FINGERPRINT_BYTES}
 
 
-def write_placed(folder: Path, chunks: Chunks, digests: np.ndarray, earlier: Earlier, heldout_share: float) -> None:
+def write_placed(folder: Path, chunks: Chunks, digests: np.ndarray, earlier: Earlier, catalog: CatalogOptions) -> None:
     """Place all products; nothing to do when somebody has."""
     if folder.exists():
         return
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
     temporary.mkdir()
     try:
-        _gather(temporary, chunks, earlier.fingerprints)
+        _gather(temporary, chunks, earlier.fingerprints, bytes_too=catalog.check_pictures)
         own = Placed(temporary)
-        placement = place(digests, own.owner, own.all_fingerprints, earlier, heldout_share)
+        fingerprints = own.all_fingerprints if catalog.check_pictures else None
+        placement = place(digests, own.owner, fingerprints, earlier, catalog.heldout_share)
         for split in SPLITS:
             np.save(temporary / f"order-{split}.npy", placement.order[split])
         np.save(temporary / "linked.npy", placement.linked)
+        np.save(temporary / "largest-group.npy", placement.largest_group)
         try:
             os.replace(temporary, folder)
         except OSError:
@@ -45,11 +48,15 @@ def write_placed(folder: Path, chunks: Chunks, digests: np.ndarray, earlier: Ear
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _gather(folder: Path, chunks: Chunks, earlier_fingerprints: np.ndarray) -> None:
-    """Lay the chunks' columns end to end; behind the fingerprints of earlier deliveries."""
+def _gather(folder: Path, chunks: Chunks, earlier_fingerprints: np.ndarray, *, bytes_too: bool) -> None:
+    """Lay the chunks' columns end to end; behind the fingerprints of earlier deliveries.
+
+    ``bytes_too``: hashes and fingerprints, which pictures that weren't checked don't have.
+    """
     counts = [chunks.pictures(number).num_rows for number in range(len(chunks))]
     ahead, total = len(earlier_fingerprints), sum(counts)
-    lengths = dict.fromkeys((*_COLUMNS, *_BYTES), total) | {"fingerprint": ahead + total}
+    lengths = dict.fromkeys(_COLUMNS, total)
+    lengths |= {"sha256": total, "fingerprint": ahead + total} if bytes_too else {"sha256": 0, "fingerprint": ahead}
     columns = {name: _new(folder, name, (lengths[name],), kind) for name, kind in _COLUMNS.items()}
     columns |= {name: _new(folder, name, (lengths[name], size), np.uint8) for name, size in _BYTES.items()}
     columns["fingerprint"][:ahead] = earlier_fingerprints
@@ -59,7 +66,7 @@ def _gather(folder: Path, chunks: Chunks, earlier_fingerprints: np.ndarray) -> N
         columns["owner"][part] = rows["product"].to_numpy()
         columns["number"][part] = rows["number"].to_numpy()
         columns["save_anew"][part] = rows["save_anew"].to_numpy()
-        for name, size in _BYTES.items():
+        for name, size in _BYTES.items() if bytes_too else ():
             content = b"".join(rows[name].to_pylist())
             place_of = slice(start + ahead, start + ahead + count) if name == "fingerprint" else part
             columns[name][place_of] = np.frombuffer(content, np.uint8).reshape(count, size)
@@ -101,15 +108,21 @@ class Placed:
         """Products that share pictures with both splits, int64."""
         return self._column("linked")
 
+    @cached_property
+    def largest_group(self) -> np.ndarray:
+        """Products of the largest group that share pictures, int64, rising; at least one where there are products."""
+        return self._column("largest-group")
+
     def pictures_of(self, product: int) -> list[GoodPicture]:
         """Good pictures of a product, in order."""
         start, stop = np.searchsorted(self.owner, [product, product + 1])
         ahead = len(self.all_fingerprints) - len(self.owner)
+        checked = len(self._sha256) > 0
         return [
             GoodPicture(
                 number=int(self._numbers[picture]),
-                sha256=self._sha256[picture].tobytes(),
-                fingerprint=self.all_fingerprints[ahead + picture].tobytes(),
+                sha256=self._sha256[picture].tobytes() if checked else None,
+                fingerprint=self.all_fingerprints[ahead + picture].tobytes() if checked else None,
                 save_anew=bool(self._save_anew[picture]),
             )
             for picture in range(start, stop)
@@ -129,5 +142,6 @@ class Placed:
 
     def _column(self, name: str) -> np.ndarray:
         path = self._folder / f"{name}.npy"
-        empty = np.load(path, mmap_mode=None) if path.stat().st_size <= 128 else None
-        return np.load(path, mmap_mode="r") if empty is None else empty
+        empty = path.stat().st_size <= 128  # nothing can be mapped of an empty file
+        # As a plain array: taking a row of a memmap makes a memmap, which takes ten times as long.
+        return np.asarray(np.load(path, mmap_mode=None if empty else "r"))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from phi3v_dist.catalog.leaks import HELDOUT, NO_SIDE, TRAIN, UNKNOWN, sides_of
+from phi3v_dist.catalog.leaks import HELDOUT, NO_SIDE, TRAIN, UNKNOWN, groups_of_products, sides_of
 from phi3v_dist.catalog.likeness import clusters_that_look_alike
 from phi3v_dist.errors import ConfigError
 from phi3v_dist.shards.manifest import SPLITS
@@ -68,24 +68,28 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Placement:
-    """Product numbers: ``order`` of each split, and ``linked``, which would join both."""
+    """Product numbers: ``order`` of each split; ``linked``, which would join both; ``largest_group``, of products that
+    share pictures.
+    """
 
     order: dict[str, np.ndarray]
     linked: np.ndarray
+    largest_group: np.ndarray
 
 
 def place(
-    digests: np.ndarray, owners: np.ndarray, fingerprints: np.ndarray, earlier: Earlier, heldout_share: float
+    digests: np.ndarray, owners: np.ndarray, fingerprints: np.ndarray | None, earlier: Earlier, heldout_share: float
 ) -> Placement:
     """Place all products that own a picture.
 
     ``digests``: uint64 [products, 2]; ``owners``: product of each picture, int64 [pictures], rising; ``fingerprints``:
-    uint8 [earlier pictures + pictures, 768], may be a mapped file.
+    uint8 [earlier pictures + pictures, 768], may be a mapped file; None where the pictures weren't checked, so that no
+    two are taken for alike.
     """
     good = np.unique(owners)
     num_earlier = len(earlier.sides)
     all_owners = np.concatenate([earlier.owners, num_earlier + np.searchsorted(good, owners)])
-    clusters = clusters_that_look_alike(fingerprints)
+    clusters = np.arange(len(all_owners)) if fingerprints is None else clusters_that_look_alike(fingerprints)
     known = np.concatenate([earlier.sides, np.full(len(good), UNKNOWN, np.int8)])
     all_digests = np.concatenate([np.zeros((num_earlier, 2), np.uint64), digests[good]])
     sides = sides_of(all_digests, all_owners, clusters, known, heldout_share)[num_earlier:]
@@ -93,7 +97,9 @@ def place(
     for split, side in zip(SPLITS, (TRAIN, HELDOUT), strict=True):
         there = good[sides == side]
         order[split] = there[np.lexsort((digests[there, 1], digests[there, 0]))]
-    return Placement(order, good[sides == NO_SIDE])
+    groups = groups_of_products(len(known), all_owners, clusters)[num_earlier:]
+    largest = good[groups == np.bincount(groups).argmax()] if len(groups) else good
+    return Placement(order, good[sides == NO_SIDE], largest)
 
 
 def cut_into_shelves(order: dict[str, np.ndarray], samples_per_shard: int, num_tars: dict[str, int]) -> list[Shelf]:

@@ -1,4 +1,4 @@
-"""A shelf of products as a tar file, written whole and read back for the index.
+"""A shelf of products as a tar file, written whole, with its rows of the index.
 
 Enters: products, what is known of their pictures. Leaves: one WebDataset tar file, its rows of the index and its entry
 in the manifest. A picture must still be the one that was checked; its bytes are kept as they came unless the policy
@@ -7,9 +7,10 @@ has it saved anew.
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import pyarrow as pa
 
 from phi3v_dist.catalog.checks import Product
 from phi3v_dist.catalog.picture_checks import GoodPicture, saved_anew
@@ -18,15 +19,18 @@ from phi3v_dist.catalog.product_file import ProductFile
 from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.errors import CatalogError
 from phi3v_dist.files import atomic_path
-from phi3v_dist.images import image_suffix
-from phi3v_dist.shards.index import index_shard
-from phi3v_dist.shards.manifest import describe_file
+from phi3v_dist.images import ImageError, PictureHeader, read_header
+from phi3v_dist.shards.index import SHARD_SCHEMA, member_columns
 from phi3v_dist.shards.placed import Placed
 from phi3v_dist.shards.placing import Shelf
 from phi3v_dist.shards.staging import Staging
+from phi3v_dist.shards.tar_stream import TarStream
 
 # A tar header has room for 100 bytes of name; longer ones need an extra header that some readers don't know.
 _MAX_KEY_BYTES = 80
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
+# What JSON and index tell of a product, and where it stands in ``Product``.
+_TOLD = {name: name for name in ("category", "currency", "further", "price", "title")} | {"product_code": "code"}
 
 
 def write_shelf(staging: Staging, shelf: Shelf, products: ProductFile, placed: Placed, catalog: CatalogOptions) -> None:
@@ -35,12 +39,17 @@ def write_shelf(staging: Staging, shelf: Shelf, products: ProductFile, placed: P
     Raises ``CatalogError`` for a picture that is not the one that was checked.
     """
     numbers = placed.order[shelf.split][shelf.start : shelf.stop]
-    samples = zip(products.products(numbers), map(placed.pictures_of, numbers), strict=True)
-    kinds = _write(staging.shards / shelf.tar, (_sample(*sample, catalog) for sample in samples))
-    rows = index_shard(staging.shards, shelf.tar, shelf.split)
-    assert rows.num_rows == len(numbers), f"{shelf.tar}: {rows.num_rows} samples read back of {len(numbers)}"
-    facts = {"split": shelf.split, "samples": len(numbers), "members": kinds}
-    staging.finish(shelf.tar, rows, describe_file(staging.shards, shelf.tar) | facts)
+    shared = {"shard": shelf.tar, "split": shelf.split}
+    rows, kinds = [], {"json"}
+    with atomic_path(staging.shards / shelf.tar) as temporary, open(temporary, "wb") as file:
+        tar = TarStream(file)
+        for product, good in zip(products.products(numbers), map(placed.pictures_of, numbers), strict=True):
+            pictures = [_picture(product, told, catalog) for told in good]
+            rows.append(_write(tar, product, pictures) | shared)
+            kinds.update(_kinds(pictures))
+        facts = {"path": shelf.tar, "sha256": tar.end(), "bytes": tar.num_bytes}
+    facts |= {"split": shelf.split, "samples": len(numbers), "members": sorted(kinds)}
+    staging.finish(shelf.tar, pa.Table.from_pylist(rows, schema=SHARD_SCHEMA), facts)
 
 
 def key_of(code: str) -> str:
@@ -49,51 +58,45 @@ def key_of(code: str) -> str:
     return key if len(key) <= _MAX_KEY_BYTES else f"{key[:40]}-{hashlib.sha256(code.encode()).hexdigest()[:32]}"
 
 
-def _write(path: Path, samples: Any) -> list[str]:
-    """The kinds of members written. ``mtime=0``: a clock would change the bytes."""
-    from webdataset.writer import TarWriter  # imports torch, which the other steps don't need
-
-    kinds: set[str] = set()
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, "wb") as stream,
-        TarWriter(stream, encoder=False, mtime=0) as tar,
-    ):
-        for sample in samples:
-            kinds |= sample.keys() - {"__key__"}
-            tar.write(sample)
-    return sorted(kinds)
-
-
-def _sample(product: Product, pictures: list[GoodPicture], catalog: CatalogOptions) -> dict[str, Any]:
-    told = {
-        "category": product.category,
-        "currency": product.currency,
-        "further": product.further,
-        "price": float(product.price),
-        "product_code": product.code,
-        "title": product.title,
-    }
-    members = {}
-    for number, good in enumerate(pictures):
-        content = _content(product.pictures[good.number], good, product.row)
+def _picture(product: Product, good: GoodPicture, catalog: CatalogOptions) -> tuple[bytes, PictureHeader]:
+    """The bytes to be written, and their header."""
+    picture = product.pictures[good.number]
+    try:
+        content = _content(picture, good)
         if good.save_anew:
             content = saved_anew(content, catalog)
-        members[f"{number:02d}.{image_suffix(content)}"] = content
-    members["json"] = json.dumps(told, sort_keys=True, ensure_ascii=False).encode()
-    return {"__key__": key_of(product.code), **members}
-
-
-def _content(picture: Picture, good: GoodPicture, row: int) -> bytes:
-    try:
-        content = picture.read()
-    except (OSError, NotFetched):
-        content = b""
-    if hashlib.sha256(content).digest() != good.sha256:
+        return content, read_header(content)
+    except (OSError, NotFetched, ImageError):
         raise CatalogError(
             "the picture is not the one that was checked a moment ago",
-            where=f"row {row}",
+            where=f"row {product.row}",
             value=str(picture),
             mend="Leave the pictures alone while shards are made, then start again.",
-        )
+        ) from None
+
+
+def _content(picture: Picture, good: GoodPicture) -> bytes:
+    """A picture's bytes. Raises ``ImageError`` where they aren't those that were checked."""
+    content = picture.read()
+    if good.sha256 is not None and hashlib.sha256(content).digest() != good.sha256:
+        raise ImageError("another")
     return content
+
+
+def _kinds(pictures: list[tuple[bytes, PictureHeader]]) -> list[str]:
+    """What pictures are called in a tar file, behind their key."""
+    return [f"{number:02d}.{header.suffix}" for number, (_, header) in enumerate(pictures)]
+
+
+def _write(tar: TarStream, product: Product, pictures: list[tuple[bytes, PictureHeader]]) -> dict[str, Any]:
+    """Append a product's members; its row of the index."""
+    key = key_of(product.code)
+    told = {name: getattr(product, field) for name, field in _TOLD.items()}
+    text = _JSON.encode(told).encode()
+    contents = [content for content, _ in pictures]
+    offsets = [
+        tar.add(f"{key}.{kind}", content)
+        for kind, content in zip((*_kinds(pictures), "json"), (*contents, text), strict=True)
+    ]
+    places = member_columns([offsets[-1], *offsets[:-1]], [text, *contents], [header.size for _, header in pictures])
+    return told | places | {"further": _JSON.encode(product.further), "key": key}

@@ -10,11 +10,12 @@ command with one line instead of a hang, which is why this isn't ``multiprocessi
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 from phi3v_dist.console import progress
 from phi3v_dist.errors import ShardError
@@ -75,3 +76,11 @@ def _begin(folder: str) -> None:
     """A spawned process starts in the folder where Python started; Ctrl-C is the parent's to answer."""
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's process waits for work for ever, also of a parent that was killed; nothing it had begun is needed."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3v_dist.catalog.product_file import ProductFile, write_product_file
+from phi3v_dist.catalog.split import is_far_off
 from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.console import say
 from phi3v_dist.errors import CatalogError, ShardError
@@ -39,6 +40,7 @@ class ShardSummary:
     reasons: dict[str, int]  # rejects by reason, most frequent first
     num_shards: int
     num_bytes: int
+    split_note: str  # where products that share pictures moved the held-out share; else empty
     made_now: bool
 
     @property
@@ -71,10 +73,8 @@ def make_shards(catalog: CatalogOptions, shards: ShardOptions, part: Part = ALL,
     try:
         with worker_pool(shards.workers, part) as workers:
             products = _take_in(staging, catalog, delivery, workers)
-            write_placed(
-                staging.placed, Chunks(staging.checked, len(products)), products.digests, delivery.earlier,
-                catalog.heldout_share,
-            )  # fmt: skip
+            chunks = Chunks(staging.checked, len(products))
+            write_placed(staging.placed, chunks, products.digests, delivery.earlier, catalog)
             shelves = cut_into_shelves(
                 Placed(staging.placed).order, shards.samples_per_shard, delivery.earlier.num_tars
             )
@@ -158,7 +158,23 @@ def _summary(folder: Path, manifest: dict[str, Any], *, made_now: bool) -> Shard
         reasons=dict(sorted(manifest["rejects"]["by_reason"].items(), key=lambda pair: (-pair[1], pair[0]))),
         num_shards=len(manifest["shards"]),
         num_bytes=sum(shard["bytes"] for shard in manifest["shards"]),
+        split_note=_split_note(manifest),
         made_now=made_now,
+    )
+
+
+def _split_note(manifest: dict[str, Any]) -> str:
+    num_heldout, num_samples = manifest["counts"]["heldout"], sum(manifest["counts"].values())
+    asked = manifest["deliveries"][-1]["options"]["heldout_share"]
+    groups = [told["largest_group"] for told in manifest["deliveries"] if "largest_group" in told]  # older ones lack it
+    group = max(groups, key=lambda told: told["products"], default={"products": 0})
+    if group["products"] < 2 or not is_far_off(num_heldout, num_samples, asked):
+        return ""
+    return (
+        f"{num_heldout / num_samples:.1%} of the products are held out, catalog.heldout_share asks for {asked:.1%}: "
+        f"products that share pictures stay together, the largest group has {group['products']:,} "
+        f"(one is {group['first_code']}). If they share a placeholder, take it out of the table; "
+        "else raise or lower catalog.heldout_share."
     )
 
 

@@ -149,3 +149,15 @@ def test_what_pyarrow_writes_comes_back(tmp_path_factory: pytest.TempPathFactory
         out.write_table(table)
     with open_arrow_file(folder / "t.arrow") as opened:
         assert list(opened.rows(["a", "b"])) == [TableRow(number, row) for number, row in enumerate(rows, start=1)]
+
+
+def test_a_parquet_table_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "products.parquet"
+    part = pa.table({"picture": [bytes(2**15)] * 256})
+    with pq.ParquetWriter(path, part.schema, compression="none", use_dictionary=False) as writer:
+        for _ in range(12):
+            writer.write_table(part)  # a row group of 8 MB
+    before = pa.total_allocated_bytes()
+    with open_parquet(path) as table:
+        held = [pa.total_allocated_bytes() - before for _ in table.rows(["picture"])]
+    assert len(held) == 12 * 256 and max(held) < 40 * 2**20

@@ -153,3 +153,31 @@ def test_a_picture_that_is_too_large_is_saved_anew_smaller() -> None:
     assert open_image(saved_anew(content, options)).size == (100, 50)
     (small,) = checked(encoded(noise(100, 50), "PNG"), options=options)
     assert not small.save_anew
+
+
+UNCHECKED = OPTIONS.model_copy(update={"check_pictures": False})
+
+
+def test_without_checks_a_header_still_has_to_be_a_pictures(tmp_path: Path) -> None:
+    small = UNCHECKED.model_copy(update={"max_image_megapixels": 0.0005})
+    assert picture_reason(tmp_path, None, UNCHECKED) == "picture: missing"
+    assert picture_reason(tmp_path, b"", UNCHECKED) == "picture: empty"
+    assert picture_reason(tmp_path, b"<html>", UNCHECKED) == "picture: not a picture"
+    assert picture_reason(tmp_path, png(tmp_path, 15, 40), UNCHECKED) == "picture: too small"
+    assert picture_reason(tmp_path, png(tmp_path, 16, 40), small) == "picture: too large"
+    assert picture_reason(tmp_path, png(tmp_path, 16, 400), UNCHECKED) == "picture: extreme shape"
+
+
+def test_without_checks_a_damaged_picture_passes_unless_it_has_to_be_saved_anew() -> None:
+    cut = turned()[:-300]
+    assert reason(cut) == "picture: truncated"
+    assert checked(cut, options=UNCHECKED) == [GoodPicture(0, None, None, save_anew=False)]
+    repair = UNCHECKED.model_copy(update={"policy": PolicyOptions(turned="repair")})
+    assert reason(cut, repair) == "picture: truncated"
+    assert checked(turned(), options=repair) == [GoodPicture(0, None, None, save_anew=True)]
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_without_checks_odd_pictures_are_still_known_by_their_header(kind: str) -> None:
+    options = UNCHECKED.model_copy(update={"policy": PolicyOptions(**{kind: "reject"})})
+    assert reason(ODD[kind], options) == f"picture: {kind}"

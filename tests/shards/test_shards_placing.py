@@ -55,6 +55,20 @@ def test_products_that_share_a_picture_are_in_one_split_with_those_of_earlier_de
     assert placement.order["train"].tolist() == [0]
     assert sorted(placement.order["heldout"]) == [1, 3]
     assert placement.linked.tolist() == [2]
+    assert placement.largest_group.tolist() == [0, 1, 2, 3]  # c ties all
+
+
+def test_the_largest_group_is_of_products_that_share_pictures():
+    shown = pictures(5)[[0, 1, 1, 2, 2, 3, 4]]
+    placement = place(digests(list("abcdef")), np.array([0, 1, 2, 2, 3, 4, 5]), shown, Earlier(), 0.1)
+    assert placement.largest_group.tolist() == [1, 2, 3]
+    nothing = place(digests([]), np.empty(0, np.int64), pictures(0), Earlier(), 0.1)
+    assert nothing.largest_group.tolist() == []
+
+
+def test_pictures_that_were_not_checked_tie_no_products():
+    placement = place(digests(list("abc")), np.array([0, 1, 2]), None, Earlier(), 0.0)
+    assert sorted(placement.order["train"]) == [0, 1, 2] and len(placement.largest_group) == 1
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3", ""])

@@ -1,9 +1,12 @@
 """A dead worker ends in one line; what another command has finished is not done again."""
 
 import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from phi3v_dist.errors import ShardError
@@ -40,3 +43,18 @@ def end_at_once(piece: int) -> None:
 def test_a_worker_that_dies_is_an_error_not_a_hang():
     with pytest.raises(ShardError, match=r"killed.*fewer shards\.workers"), worker_pool(1) as workers:
         workers.finish(end_at_once, 2, lambda: [0, 1], "ending")
+
+
+def test_processes_end_with_a_parent_that_is_killed():
+    command = (
+        "import os, time\n"
+        "from phi3v_dist.shards.workers import worker_pool\n"
+        "if __name__ == '__main__':\n"
+        "    with worker_pool(1) as workers:\n"
+        "        print(workers._pool.submit(os.getpid).result(), flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True) as parent:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    worker.wait(30)  # raises where it is still there

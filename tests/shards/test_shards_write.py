@@ -21,8 +21,10 @@ from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.errors import CatalogError, ShardError
 from phi3v_dist.shards import delivery, write
 from phi3v_dist.shards.index import load_index
+from phi3v_dist.shards.manifest import unchecked_deliveries
 from phi3v_dist.shards.read import ShardReader
 from phi3v_dist.shards.tars import key_of
+from phi3v_dist.shards.verify import verify_shards
 from phi3v_dist.shards.write import make_shards
 
 
@@ -272,3 +274,47 @@ def test_keys_are_unique_short_ascii_without_dots(codes):
     assert len(set(keys)) == len(codes)
     for key in keys:
         assert key.isascii() and key.isprintable() and not set(key) & set("./\\ ") and len(key) <= 80
+
+
+def test_unchecked_pictures_give_the_same_tar_files_and_index(catalog, made, tmp_path):
+    unchecked = catalog.model_copy(update={"check_pictures": False})
+    make_shards(unchecked, options(tmp_path / "shards", samples_per_shard=100))
+    index, before = load_index(tmp_path / "shards"), load_index(made.folder)
+    columns = ["product_code", "split", "width", "height", "sha256", "xxh3", "title", "price"]
+    found, wanted = (told.table.select(columns).sort_by("product_code").to_pylist() for told in (index, before))
+    assert found == wanted
+    manifest = json.loads((tmp_path / "shards/manifest.json").read_text())
+    assert "pictures of products.csv were never decoded" in unchecked_deliveries(manifest)
+    assert unchecked_deliveries(json.loads((made.folder / "manifest.json").read_text())) == ""
+    assert pq.read_table(tmp_path / "shards/pictures.parquet").num_rows == 0
+    assert verify_shards(tmp_path / "shards") == []
+
+
+def test_checked_and_unchecked_deliveries_share_a_folder(catalog, small_catalog, tmp_path):
+    unchecked = small_catalog.model_copy(update={"check_pictures": False})
+    make_shards(unchecked, options(tmp_path / "shards"))
+    rest = make_shards(catalog, options(tmp_path / "shards"), add=True)
+    assert sum(rest.counts.values()) == 19
+    others = tmp_path / "others"
+    make_shards(small_catalog, options(others))
+    rest = make_shards(catalog.model_copy(update={"check_pictures": False}), options(others), add=True)
+    assert sum(rest.counts.values()) == 19
+    for folder in (tmp_path / "shards", others):
+        assert verify_shards(folder) == []
+
+
+def test_a_held_out_share_that_groups_move_is_told_in_one_line(made, catalog, tmp_path):
+    assert made.split_note == ""
+    lines = Path(catalog.table).read_text(encoding="utf-8").splitlines()
+    shared = [f"S{number:03d},Same picture,Bags,10,EUR,,pictures/0.jpg" for number in range(60)]
+    table = tmp_path / "products.csv"
+    table.write_text("\n".join([*lines[:5], *shared, ""]), encoding="utf-8")
+    changes = {"table": str(table), "image_root": str(Path(catalog.table).parent), "heldout_share": 0.2}
+    for _ in range(2):  # at once, and when the folder stands
+        summary = make_shards(catalog.model_copy(update=changes), options(tmp_path / "shards"))
+        share = summary.counts["heldout"] / 64
+        assert summary.split_note.startswith(f"{share:.1%} of the products are held out")
+        assert "asks for 20.0%" in summary.split_note and "largest group has 61 (one is B-12.5)" in summary.split_note
+        assert "\n" not in summary.split_note
+    unchecked = catalog.model_copy(update=changes | {"check_pictures": False})
+    assert make_shards(unchecked, options(tmp_path / "unchecked")).split_note == ""

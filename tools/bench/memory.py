@@ -8,7 +8,7 @@ class AnonymousMemory:
     """``most_mb``: the most of RssAnon above its value at the start, looked at every 2 ms."""
 
     def __enter__(self) -> "AnonymousMemory":
-        self.most_mb, self._start, self._end = 0.0, _rss_anon_mb(), threading.Event()
+        self.most_mb, self._start, self._end = 0.0, rss_anon_mb(), threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
@@ -20,11 +20,15 @@ class AnonymousMemory:
     def _watch(self) -> None:
         while True:
             ended = self._end.wait(0.002)
-            self.most_mb = max(self.most_mb, _rss_anon_mb() - self._start)
+            self.most_mb = max(self.most_mb, rss_anon_mb() - self._start)
             if ended:
                 return
 
 
-def _rss_anon_mb() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1000
+def rss_anon_mb(pid: int | str = "self") -> float:
+    """What a process has for itself; 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0) / 1000

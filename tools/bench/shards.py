@@ -1,4 +1,5 @@
-"""How fast shards are: reading in random order beside webdataset and others, opening the index of a million samples.
+"""How fast shards are: making them beside a plain loop, reading them in random order beside webdataset and others,
+opening the index of a million samples.
 
 Each part makes its data below --work (a few GB), measures every way in turn in processes of its own, and names the
 target. A peer that isn't installed is left out and said so.
@@ -12,12 +13,21 @@ import tempfile
 from pathlib import Path
 
 import shards_index
+import shards_likeness
+import shards_memory
 import shards_reading
+import shards_writing
 from shards_figures import Figure
 
 from phi3v_dist.console import run_command, say, table
 
-PARTS = {"reading": shards_reading.measure, "index": shards_index.measure}
+PARTS = {
+    "reading": shards_reading.measure,
+    "writing": shards_writing.measure,
+    "likeness": shards_likeness.measure,
+    "memory": shards_memory.measure,
+    "index": shards_index.measure,
+}
 
 
 def main() -> None:
@@ -29,8 +39,12 @@ def main() -> None:
     )
     parser.add_argument("--part", action="append", choices=sorted(PARTS), help="default: all")
     parser.add_argument("--work", type=Path, help="folder for the data, kept (default: a temporary one, deleted)")
-    parser.add_argument("--samples", type=int, default=10_000, help="samples that are read (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="samples of the index (default: %(default)s)")
+    parser.add_argument(
+        "--samples", type=int, default=10_000, help="samples of reading, writing (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=1_000_000, help="samples of index, products of memory, pictures of likeness"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="runs of each way, in turn (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print figures as JSON lines")
     arguments = parser.parse_args()

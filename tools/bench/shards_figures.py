@@ -1,4 +1,4 @@
-"""A measured figure with its target, and a function run in a process of its own."""
+"""A measured figure with its target, a function run in a process of its own, and the memory that a process has."""
 
 import multiprocessing
 from collections.abc import Callable
