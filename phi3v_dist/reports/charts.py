@@ -1,12 +1,12 @@
-"""Curves over the steps of a run as pictures inside a page.
+"""Curves over the steps of a run, and histograms, as pictures inside a page.
 
-Enters: steps and values. Leaves: SVG drawings as data URIs, for light and for dark pages, so that the page needs
-no other file and no script.
+Enters: steps and values, or a counted histogram. Leaves: SVG drawings as data URIs, for light and for dark pages, so
+that the page needs no other file and no script.
 """
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,14 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
+
+from phi3v_dist.shards.statistics import Histogram
 
 _MOST_POINTS = 1500  # per curve; more are not seen and make the page heavy
 _SMOOTHING_SHARE = 0.02  # of the run, for the mean that is drawn over a noisy curve
+_FEWEST_PLACES = 4  # for named bars
 _LIGHT = {"text": "#57534e", "grid": "#e7e5e4", "curves": ("#2563eb", "#c2410c")}
 _DARK = {"text": "#a8a29e", "grid": "#3f3b38", "curves": ("#7cabff", "#fb923c")}
 
@@ -50,11 +54,56 @@ def draw_chart(title: str, curves: Sequence[Curve], *, from_zero: bool = False, 
         f"{curve.steps[-1]}"
         for curve in drawn
     )
-    light, dark = (_svg(drawn, colours, from_zero, inches) for colours in (_LIGHT, _DARK))
-    return Chart(title, light, dark, words)
+
+    def draw(axes: Axes, colours: dict) -> None:
+        for curve, colour in zip(drawn, colours["curves"], strict=False):
+            _draw_curve(axes, curve, colour)
+        if from_zero:
+            axes.set_ylim(bottom=0)
+        if len(drawn) > 1:
+            axes.legend(frameon=False, labelcolor=colours["text"])
+
+    return Chart(title, *_in_both_schemes(draw, "step", inches), words)
 
 
-def _svg(curves: Sequence[Curve], colours: dict, from_zero: bool, inches: tuple[float, float]) -> str:
+def draw_histogram(title: str, told: Histogram, unit: str, *, inches: tuple[float, float]) -> Chart:
+    """Draw how many there are of each value: a bar with its name where bars are values, else over a scale."""
+    words = "; ".join(
+        f"{name}: {count:,}" for name, count in zip(told.names, told.counts.tolist(), strict=True) if count
+    )
+
+    def draw(axes: Axes, colours: dict) -> None:
+        colour = colours["curves"][0]
+        if told.own:
+            bars = axes.bar(range(len(told.counts)), told.counts, width=0.7, color=colour)
+            axes.set_xticks(range(len(told.counts)), told.names)
+            axes.set_xlim(-0.6, max(len(told.names), _FEWEST_PLACES) - 0.4)  # one bar alone isn't a wall
+        else:
+            lefts, gap = told.edges[:-1], 0.94
+            bars = axes.bar(lefts, told.counts, width=np.diff(told.edges) * gap, align="edge", color=colour)
+            axes.xaxis.set_major_formatter(FuncFormatter(_plain_number))
+        for place, bar in enumerate(bars):
+            bar.set_gid(f"bar-{place}")
+        if told.log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(_plain_number))
+
+    return Chart(title, *_in_both_schemes(draw, unit, inches), words)
+
+
+def _plain_number(value: float, _place: int) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:g}"
+
+
+def _in_both_schemes(draw: Callable[[Axes, dict], None], x_label: str, inches: tuple[float, float]) -> tuple[str, str]:
+    light, dark = (_svg(draw, colours, x_label, inches) for colours in (_LIGHT, _DARK))
+    return light, dark
+
+
+def _svg(draw: Callable[[Axes, dict], None], colours: dict, x_label: str, inches: tuple[float, float]) -> str:
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "phi3v-dist",
@@ -64,28 +113,23 @@ def _svg(curves: Sequence[Curve], colours: dict, from_zero: bool, inches: tuple[
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=inches, layout="constrained")
         axes = figure.add_subplot()
-        _dress(axes, colours)
-        for curve, colour in zip(curves, colours["curves"], strict=False):
-            _draw(axes, curve, colour)
-        if from_zero:
-            axes.set_ylim(bottom=0)
-        if len(curves) > 1:
-            axes.legend(frameon=False, labelcolor=colours["text"])
+        _dress(axes, colours, x_label)
+        draw(axes, colours)
         content = io.StringIO()
         # No date, so that equal runs give equal pages.
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(content.getvalue().encode()).decode()
 
 
-def _dress(axes: Axes, colours: dict) -> None:
+def _dress(axes: Axes, colours: dict, x_label: str) -> None:
     axes.spines[:].set_visible(False)
     axes.grid(axis="y", color=colours["grid"], linewidth=0.8)
     axes.tick_params(colors=colours["text"], length=0)
-    axes.set_xlabel("step", color=colours["text"])
+    axes.set_xlabel(x_label, color=colours["text"], parse_math=False)  # a currency may be $
     axes.set_axisbelow(True)
 
 
-def _draw(axes: Axes, curve: Curve, colour: str) -> None:
+def _draw_curve(axes: Axes, curve: Curve, colour: str) -> None:
     steps, values = np.asarray(curve.steps), np.asarray(curve.values, dtype=float)
     if not curve.noisy:
         marker = "o" if len(steps) <= 50 else ""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from phi3v_dist.shards.index import load_index
 from phi3v_dist.shards.read import ShardReader
-from phi3v_dist.shards.statistics import count_rows, histogram_rows, picture_rows, price_rows
+from phi3v_dist.shards.statistics import count_rows, histogram_rows, picture_values, price_rows, quantile_rows
 
 
 def test_counts_add_up(made, good_rows):
@@ -40,7 +40,7 @@ def test_picture_sizes_are_those_of_the_files(made):
     index = load_index(made.folder)
     files = [content for sample in ShardReader(index).samples(range(19)) for content in sample.images]
     shapes = [Image.open(io.BytesIO(content)).size for content in files]
-    rows = {name: rest for name, *rest in picture_rows(index)}
+    rows = {name: rest for name, *rest in quantile_rows(picture_values(index))}
     assert rows["pictures of a product"][:2] == [19, 1.0]
     assert rows["file (MB)"][1] == pytest.approx(sum(map(len, files)) / 19 / 1e6)
     # one picture is turned by its EXIF note: 43 × 60 in the file, 60 × 43 for a person
@@ -49,10 +49,10 @@ def test_picture_sizes_are_those_of_the_files(made):
 
 
 @given(st.lists(st.integers(0, 2_000_000), max_size=200), st.integers(2, 20))
-def test_a_histogram_counts_each_value_once(values, most_bins):
-    rows = list(histogram_rows(np.array(values, np.int64), most_bins))
+def test_a_histogram_counts_each_value_once(values, most_bars):
+    rows = list(histogram_rows(np.array(values, np.int64), most_bars))
     assert sum(count for _, count, _ in rows) == len(values)
-    assert len(rows) <= most_bins
+    assert len(rows) <= most_bars
     assert all(count and bar for _, count, bar in rows)
     for name, count, _ in rows:
         first, _, last = name.replace(",", "").partition(" to ")
