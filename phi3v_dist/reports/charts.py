@@ -22,8 +22,9 @@ from phi3v_dist.shards.statistics import Histogram
 _MOST_POINTS = 1500  # per curve; more are not seen and make the page heavy
 _SMOOTHING_SHARE = 0.02  # of the run, for the mean that is drawn over a noisy curve
 _FEWEST_PLACES = 4  # for named bars
-_LIGHT = {"text": "#57534e", "grid": "#e7e5e4", "curves": ("#2563eb", "#c2410c")}
-_DARK = {"text": "#a8a29e", "grid": "#3f3b38", "curves": ("#7cabff", "#fb923c")}
+_SIGNS_PER_INCH = 15  # names that need more stand upright
+_LIGHT = {"text": "#57534e", "grid": "#e7e5e4", "first": "#2563eb", "second": "#c2410c"}
+_DARK = {"text": "#a8a29e", "grid": "#3f3b38", "first": "#7cabff", "second": "#fb923c"}
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ def draw_chart(title: str, curves: Sequence[Curve], *, from_zero: bool = False, 
         for curve in drawn
     )
 
-    def draw(axes: Axes, colours: dict) -> None:
-        for curve, colour in zip(drawn, colours["curves"], strict=False):
+    def draw(axes: Axes) -> None:
+        for curve, colour in zip(drawn, (_LIGHT["first"], _LIGHT["second"]), strict=False):
             _draw_curve(axes, curve, colour)
         if from_zero:
             axes.set_ylim(bottom=0)
         if len(drawn) > 1:
-            axes.legend(frameon=False, labelcolor=colours["text"])
+            axes.legend(frameon=False, labelcolor=_LIGHT["text"])
 
     return Chart(title, *_in_both_schemes(draw, "step", inches), words)
 
@@ -72,22 +73,23 @@ def draw_histogram(title: str, told: Histogram, unit: str, *, inches: tuple[floa
         f"{name}: {count:,}" for name, count in zip(told.names, told.counts.tolist(), strict=True) if count
     )
 
-    def draw(axes: Axes, colours: dict) -> None:
-        colour = colours["curves"][0]
+    def draw(axes: Axes) -> None:
+        colour = _LIGHT["first"]
         if told.own:
             bars = axes.bar(range(len(told.counts)), told.counts, width=0.7, color=colour)
-            axes.set_xticks(range(len(told.counts)), told.names)
+            crowded = sum(len(name) + 2 for name in told.names) > _SIGNS_PER_INCH * inches[0]
+            axes.set_xticks(range(len(told.counts)), told.names, rotation=90 if crowded else 0)
             axes.set_xlim(-0.6, max(len(told.names), _FEWEST_PLACES) - 0.4)  # one bar alone isn't a wall
         else:
-            lefts, gap = told.edges[:-1], 0.94
-            bars = axes.bar(lefts, told.counts, width=np.diff(told.edges) * gap, align="edge", color=colour)
+            gap = 0.94
+            bars = axes.bar(told.edges[:-1], told.counts, np.diff(told.edges) * gap, align="edge", color=colour)
+            if told.log:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+                axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(_plain_number))
         for place, bar in enumerate(bars):
             bar.set_gid(f"bar-{place}")
-        if told.log:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-            axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(_plain_number))
 
@@ -98,12 +100,19 @@ def _plain_number(value: float, _place: int) -> str:
     return f"{value:,.0f}" if abs(value) >= 10 else f"{value:g}"
 
 
-def _in_both_schemes(draw: Callable[[Axes, dict], None], x_label: str, inches: tuple[float, float]) -> tuple[str, str]:
-    light, dark = (_svg(draw, colours, x_label, inches) for colours in (_LIGHT, _DARK))
-    return light, dark
+def _in_both_schemes(draw: Callable[[Axes], None], x_label: str, inches: tuple[float, float]) -> tuple[str, str]:
+    """A drawing in the light colours, and the same with each replaced by its dark one: drawing twice costs double."""
+    light = dark = _svg(draw, x_label, inches)
+    for name, colour in _LIGHT.items():
+        dark = dark.replace(colour, _DARK[name])
+    return _data_uri(light), _data_uri(dark)
 
 
-def _svg(draw: Callable[[Axes, dict], None], colours: dict, x_label: str, inches: tuple[float, float]) -> str:
+def _data_uri(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def _svg(draw: Callable[[Axes], None], x_label: str, inches: tuple[float, float]) -> str:
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "phi3v-dist",
@@ -113,19 +122,19 @@ def _svg(draw: Callable[[Axes, dict], None], colours: dict, x_label: str, inches
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=inches, layout="constrained")
         axes = figure.add_subplot()
-        _dress(axes, colours, x_label)
-        draw(axes, colours)
+        _dress(axes, x_label)
+        draw(axes)
         content = io.StringIO()
         # No date, so that equal runs give equal pages.
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(content.getvalue().encode()).decode()
+    return content.getvalue()
 
 
-def _dress(axes: Axes, colours: dict, x_label: str) -> None:
+def _dress(axes: Axes, x_label: str) -> None:
     axes.spines[:].set_visible(False)
-    axes.grid(axis="y", color=colours["grid"], linewidth=0.8)
-    axes.tick_params(colors=colours["text"], length=0)
-    axes.set_xlabel(x_label, color=colours["text"], parse_math=False)  # a currency may be $
+    axes.grid(axis="y", color=_LIGHT["grid"], linewidth=0.8)
+    axes.tick_params(colors=_LIGHT["text"], length=0)
+    axes.set_xlabel(x_label, color=_LIGHT["text"], parse_math=False)  # a currency may be $
     axes.set_axisbelow(True)
 
 

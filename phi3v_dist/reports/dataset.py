@@ -37,7 +37,8 @@ from phi3v_dist.shards.statistics import (
 _MOST_SAMPLES, _MOST_REJECTS = 24, 48  # tiles
 _MOST_CATEGORIES = 40
 _MOST_CURRENCIES = 4  # that get a chart
-_MOST_BARS, _INCHES = 24, (4.4, 2.3)
+_MOST_BARS = 24
+_HALF, _BROAD = (4.4, 2.3), (9.2, 2.6)  # inches of a chart
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,13 @@ def _facts(manifest: dict[str, Any], index: ShardIndex) -> list[tuple[str, str]]
     counts, tars = manifest["counts"], manifest["shards"]
     facts = [("products", f"{len(index):,}"), *((split, f"{counts[split]:,}") for split in SPLITS)]
     facts += [
-        ("held out", f"{counts['heldout'] / max(1, len(index)):.1%}"),
+        ("held-out share", f"{counts['heldout'] / max(1, len(index)):.1%}"),
         ("pictures", f"{index.picture_sizes[0][-1]:,}"),
         ("categories", f"{len({name for _, name, _ in index.category_counts()}):,}"),
         ("tar files", f"{len(tars):,}"),
         ("bytes", _bytes(sum(tar["bytes"] for tar in tars))),
         ("rejected", f"{manifest['rejects']['count']:,}"),
+        ("deliveries", f"{len(manifest.get('deliveries', [])) or 'none'}"),
     ]
     return facts
 
@@ -163,16 +165,18 @@ def _prices(index: ShardIndex) -> Section:
     names, codes = currencies.dictionary.to_pylist(), as_numpy(currencies.indices)
     counts = np.bincount(codes, minlength=len(names))
     frequent = [place for place in np.argsort(-counts, kind="stable")[:_MOST_CURRENCIES].tolist() if counts[place]]
-    charts = [
-        _chart(f"Price ({names[place] or 'no currency'})", prices[codes == place], names[place]) for place in frequent
-    ]
+    charts = _charts([(f"Price ({names[place] or 'no currency'})", prices[codes == place], "") for place in frequent])
     note = f"{len(names)} currencies, the {len(charts)} most frequent drawn." if len(names) > len(charts) else ""
     return Section("Prices", f"Bars count products. {note}", charts, _rows(price_rows(index)))
 
 
 def _pictures(index: ShardIndex) -> Section:
     measured = picture_values(index)
-    return Section("Pictures", "Pixels after the EXIF turn, as training sees them.", *_drawn(measured))
+    return Section(
+        "Pictures",
+        "Pixels after the EXIF turn, as training sees them. Bars count pictures; the first chart's, products.",
+        *_drawn(measured),
+    )
 
 
 def _texts(index: ShardIndex) -> Section:
@@ -192,24 +196,33 @@ def _documents(index: ShardIndex, config: RunConfig | None) -> Section:
         tables = length_tables(index, config.model.folder, config.documents)
     measured = {}
     for told in tables:
-        measured[f"tokens of a product, at most {told.num_crops} crops a picture (tokens)"] = told.tokens
-        measured[f"crops of a product, at most {told.num_crops} a picture (crops)"] = told.crops
+        measured[f"tokens of a product, at most {told.num_crops} crops a picture"] = told.tokens
+        measured[f"crops of a product, at most {told.num_crops} a picture"] = told.crops
     sums = " and ".join(f"{told.tokens.sum():,} tokens with at most {told.num_crops} crops" for told in tables)
     return Section("Documents", f"{note} In all {sums}.", *_drawn(measured))
 
 
 def _drawn(measured: Mapping[str, Values]) -> tuple[list[Chart], list[tuple[str, ...]]]:
     """A chart and a row of each; names end with their unit in brackets."""
-    charts = []
-    for name, values in measured.items():
-        if len(values):
-            words, _, unit = name.partition(" (")
-            charts.append(_chart(words[0].upper() + words[1:], values, unit.rstrip(")")))
+    titles = [
+        (name.partition(" (")[0], values, name.partition(" (")[2].rstrip(")")) for name, values in measured.items()
+    ]
+    charts = _charts([(title[0].upper() + title[1:], values, unit) for title, values, unit in titles])
     return charts, _rows(quantile_rows(measured))
 
 
-def _chart(title: str, values: Values, unit: str) -> Chart:
-    return draw_histogram(title, histogram(values, _MOST_BARS, log_if_wide=True), unit, inches=_INCHES)
+def _charts(drawn: Sequence[tuple[str, Values, str]]) -> list[Chart]:
+    """Charts of title, values, unit, in pairs; the first of an odd number has a line of its own."""
+    drawn = [(title, values, unit) for title, values, unit in drawn if len(values)]
+    return [
+        draw_histogram(
+            title,
+            histogram(values, _MOST_BARS, log_if_wide=True),
+            unit,
+            inches=_BROAD if place == 0 and len(drawn) % 2 else _HALF,
+        )
+        for place, (title, values, unit) in enumerate(drawn)
+    ]
 
 
 def _rows(rows: Sequence[tuple[Any, ...]]) -> list[tuple[str, ...]]:

@@ -43,11 +43,15 @@ class Histogram:
         """What each bar holds, as a person would say it."""
         pairs = zip(self.edges.tolist(), self.edges[1:].tolist(), strict=False)
         if self.own:
-            return [f"{int(first):,}" if self.whole else f"{first:,.6g}" for first, _ in pairs]
+            return [f"{first:,.15g}" for first, _ in pairs]
         if self.whole:
             ranges = [(int(first), int(after) - 1) for first, after in pairs]
             return [f"{first:,} to {last:,}" if first < last else f"{first:,}" for first, last in ranges]
-        return [f"{first:,.3g} to {after:,.3g}" for first, after in pairs]
+        return [f"{_rounded(first)} to {_rounded(after)}" for first, after in pairs]
+
+
+def _rounded(number: float) -> str:
+    return f"{float(f'{number:.3g}'):,.15g}"  # three digits, and no exponent
 
 
 def count_rows(index: ShardIndex) -> list[tuple[str, str, int]]:
@@ -78,7 +82,7 @@ def picture_values(index: ShardIndex) -> dict[str, Values]:
         "height (pixels)": heights,
         "size (megapixels)": widths.astype(np.int64) * heights / 1e6,
         "width ÷ height": widths / np.maximum(heights, 1),
-        "file (MB)": as_numpy(index.array("image_bytes").flatten()) / 1e6,
+        "file (kB)": as_numpy(index.array("image_bytes").flatten()) / 1e3,
     }
 
 
