@@ -85,7 +85,8 @@ def draw_histogram(title: str, told: Histogram, unit: str, *, inches: tuple[floa
             bars = axes.bar(told.edges[:-1], told.counts, np.diff(told.edges) * gap, align="edge", color=colour)
             if told.log:
                 axes.set_xscale("log")
-                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+                few = told.edges[-1] < told.edges[0] * 10 ** (inches[0] / 2)  # decades, with room for three names each
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=16))
                 axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(_plain_number))
         for place, bar in enumerate(bars):

@@ -95,7 +95,9 @@ def text_values(index: ShardIndex) -> dict[str, Values]:
     found: dict[str, Values] = {}
     for place, text in enumerate(further.dictionary):
         for name, content in json.loads(text.as_py()).items():
-            found.setdefault(name, np.zeros(len(further.dictionary), np.int32))[place] = len(content)
+            if name not in found:
+                found[name] = np.zeros(len(further.dictionary), np.int32)
+            found[name][place] = len(content)
     lengths |= {f"further.{name}": found[name][as_numpy(further.indices)] for name in sorted(found)}
     return {name: values[values > 0] for name, values in lengths.items()}
 
