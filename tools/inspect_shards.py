@@ -9,14 +9,7 @@ from phi3v_dist.console import run_command, say, table
 from phi3v_dist.shards import look
 from phi3v_dist.shards.index import ShardIndex, load_index
 from phi3v_dist.shards.read import ShardReader
-from phi3v_dist.shards.statistics import (
-    QUANTILE_NAMES,
-    count_rows,
-    histogram_rows,
-    picture_values,
-    price_rows,
-    quantile_rows,
-)
+from phi3v_dist.shards.statistics import QUANTILE_NAMES, count_rows, histogram_rows, picture_rows, price_rows
 from phi3v_dist.shards.verify import verify_shards
 
 DAMAGED = 2
@@ -48,7 +41,7 @@ def main() -> int:
     else:
         numbers = ["count", "mean", *QUANTILE_NAMES]
         table("samples", ["split", "category", "count"], count_rows(index))
-        for title, rows in (("prices", price_rows(index)), ("pictures", quantile_rows(picture_values(index)))):
+        for title, rows in (("prices", price_rows(index)), ("pictures", picture_rows(index))):
             table(title, ["", *numbers], [(name, count, *(f"{x:.4g}" for x in rest)) for name, count, *rest in rows])
     return 0
 

@@ -86,6 +86,11 @@ def picture_values(index: ShardIndex) -> dict[str, Values]:
     }
 
 
+def picture_rows(index: ShardIndex) -> list[Row]:
+    """What is measured of the pictures, how many, mean and quantiles."""
+    return quantile_rows(picture_values(index))
+
+
 def text_values(index: ShardIndex) -> dict[str, Values]:
     """Name of a text → its lengths (characters) where it isn't empty: title, category, ``further.NAME``."""
     lengths = {"title": as_numpy(pc.utf8_length(index.array("title")))}

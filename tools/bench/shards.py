@@ -1,4 +1,4 @@
-"""How fast shards are: reading in random order beside webdataset and others, opening the index of a million samples.
+"""How fast shards are: reading in random order beside webdataset and others; index and page of a million samples.
 
 Each part makes its data below --work (a few GB), measures every way in turn in processes of its own, and names the
 target. A peer that isn't installed is left out and said so.
@@ -12,12 +12,13 @@ import tempfile
 from pathlib import Path
 
 import shards_index
+import shards_page
 import shards_reading
 from shards_figures import Figure
 
 from phi3v_dist.console import run_command, say, table
 
-PARTS = {"reading": shards_reading.measure, "index": shards_index.measure}
+PARTS = {"reading": shards_reading.measure, "index": shards_index.measure, "page": shards_page.measure}
 
 
 def main() -> None:
