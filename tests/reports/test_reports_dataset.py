@@ -20,14 +20,17 @@ from report_page import HOSTILE, Page
 from phi3v_dist.catalog.checks import Reject
 from phi3v_dist.catalog.rejects import rejects_table
 from phi3v_dist.catalog.split import split_of
-from phi3v_dist.config.options import CatalogOptions, ColumnOptions, RunConfig, ShardOptions
+from phi3v_dist.config.options import CatalogOptions, ColumnOptions, DocumentOptions, RunConfig, ShardOptions
+from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.errors import ConfigError, RunError, ShardError
 from phi3v_dist.files import sha256_of
 from phi3v_dist.reports.dataset import write_dataset_report
 from phi3v_dist.reports.folder import write_report
 from phi3v_dist.reports.rejected import MOST_ROWS, reject_tiles
 from phi3v_dist.shards.adopt import adopt_tars
+from phi3v_dist.shards.index import load_index
 from phi3v_dist.shards.manifest import MANIFEST_NAME, read_manifest
+from phi3v_dist.shards.read import ShardReader
 from phi3v_dist.shards.verify import verify_shards
 from phi3v_dist.shards.write import make_shards
 
@@ -216,11 +219,18 @@ def test_tokens_and_crops_of_both_settings_follow_the_models_rule(made):
 
 def test_with_a_recipe_its_model_counts_the_texts(small_demo, tmp_path):
     shards = Path(shutil.copytree(small_demo.folder / "shards", tmp_path / "shards"))
-    alone = Page(write_dataset_report(shards).read_text(encoding="utf-8"))
-    config = RunConfig.model_validate({"model": {"folder": str(small_demo.folder / "base")}})
-    page = Page(write_dataset_report(shards, config).read_text(encoding="utf-8"))
-    name = "tokens of a product, at most 16 crops a picture"
-    assert float(page.row(name)[2].replace(",", "")) > float(alone.row(name)[2].replace(",", ""))
+    model = str(small_demo.folder / "base")
+    page = Page(
+        write_dataset_report(shards, RunConfig.model_validate({"model": {"folder": model}})).read_text(encoding="utf-8")
+    )
+    index = load_index(shards)
+    for num_crops in (16, 4):
+        processor = DocumentProcessor.from_folder(model, DocumentOptions(num_crops=num_crops))
+        documents = map(processor.document, ShardReader(index).samples(range(len(index))))
+        lengths = [len(document.input_ids) for document in documents]
+        row = page.row(f"tokens of a product, at most {num_crops} crops a picture")
+        told = [len(lengths), statistics.mean(lengths), min(lengths), statistics.median(lengths), max(lengths)]
+        assert [float(row[place].replace(",", "")) for place in (0, 1, 2, 4, 6)] == pytest.approx(told, rel=1e-3)
     assert any(text.startswith("Tokens of whole documents, texts counted by") for text in page.texts)
 
 
