@@ -1,4 +1,8 @@
-"""Write a run's page, FOLDER/report.html: curves, scores, held-out pictures with truth and answer."""
+"""Write report.html into a shard folder or a run's folder: the page of what lies there.
+
+Of shards: counts, categories, prices, pictures, texts, tokens, rejects with their pictures. Of a run: curves, scores,
+held-out pictures with truth and answer. Both are one file that needs no other.
+"""
 
 import argparse
 import sys
@@ -6,7 +10,7 @@ from pathlib import Path
 
 from phi3v_dist.console import run_command, say
 
-EXAMPLE = "example:\n  python tools/report.py runs/demo"
+EXAMPLE = "example:\n  python tools/report.py runs/demo/shards"
 
 
 def main() -> None:
@@ -14,11 +18,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="holds train/; if there: evaluation.json, predictions.jsonl, shards/")
+    parser.add_argument(
+        "folder", type=Path,
+        help="shards (manifest.json); or a run: holds train/, and if there evaluation.json, predictions.jsonl, shards/",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", dest="recipe", metavar="RECIPE", help="for shards: recipe whose model counts the texts' tokens too"
+    )
     options = parser.parse_args()
-    from phi3v_dist.reports.run import write_run_report
+    from phi3v_dist.reports.folder import write_report
 
-    path = write_run_report(options.folder)
+    path = write_report(options.folder, options.recipe)
     say(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -10,17 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from phi3v_dist.errors import RunError
-from phi3v_dist.files import write_text
 from phi3v_dist.reports.charts import Chart, Curve, draw_chart
+from phi3v_dist.reports.page import write_page
 from phi3v_dist.reports.tiles import tiles_of
 from phi3v_dist.shards.index import load_index
 from phi3v_dist.shards.read import ShardReader
 from phi3v_dist.tracking.metrics import METRICS_FILE, compare_replayed, read_metrics
 
-REPORT_FILE = "report.html"
 _MOST_TILES = 48
 
 Metrics = Sequence[dict[str, Any]]
@@ -54,19 +51,15 @@ def write_run_report(folder: Path) -> Path:
         raise RunError(
             "no steps to report", where=str(folder / "train" / METRICS_FILE), mend="Train first: launch/train.py."
         )
-    environment = Environment(
-        loader=PackageLoader("phi3v_dist.reports", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("run.html").render(
-        name=folder.absolute().name,
+    return write_page(
+        folder,
+        "run.html",
         facts=_facts(folder, metrics),
         charts=_charts(metrics),
         **_scores(folder / "evaluation.json"),
         **_tiles(folder),
         config=_text(folder / "train" / "config.yaml"),
     )
-    write_text(folder / REPORT_FILE, page)
-    return folder / REPORT_FILE
 
 
 def _facts(folder: Path, metrics: Metrics) -> list[tuple[str, str]]:

@@ -4,18 +4,15 @@ Enters: lines of ``predictions.jsonl`` and the shards that hold the pictures. Le
 URI and a mark per part of the answer. Tiles are taken evenly, the right and the wrong as they come.
 """
 
-import base64
-import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from phi3v_dist.documents.prompt import format_price
-from phi3v_dist.images import ImageError, open_image
+from phi3v_dist.images import ImageError
+from phi3v_dist.reports.thumbnails import thumbnail
 from phi3v_dist.shards.read import DamagedSample, ShardReader
 
-_SIDE = 220  # pixels, longest side of a thumbnail
 _RIGHT_PRICE_ERROR = 0.2  # a price at most this far off is marked as right
 
 
@@ -64,10 +61,6 @@ def _parts(truth: dict[str, Any], parsed: dict[str, Any]) -> tuple[Part, ...]:
 
 def _thumbnail(reader: ShardReader, number: int) -> str | None:
     try:
-        picture = open_image(reader.sample(number).images[0], max_megapixels=math.inf)
+        return thumbnail(reader.sample(number).images[0])
     except (DamagedSample, ImageError):
         return None
-    picture.thumbnail((_SIDE, _SIDE))
-    content = io.BytesIO()
-    picture.save(content, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()

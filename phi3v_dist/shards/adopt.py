@@ -38,6 +38,7 @@ from phi3v_dist.shards.manifest import MANIFEST_NAME, SCHEMA_VERSION, SPLITS, de
 SplitBy = Literal["folder", "code"]
 
 _SPLIT_FOLDERS = {"train": "train"} | dict.fromkeys(("heldout", "val", "valid", "validation", "test"), "heldout")
+_PLACE = re.compile(r"byte ([0-9]+), key ")  # as _refuse writes it
 _PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff", "bmp", "avif")
 
 
@@ -162,6 +163,22 @@ def adopt_tars(folder: str | Path, options: CatalogOptions, split_by: SplitBy | 
     if written:
         _write(folder, found, counts)
     return Adoption(counts, found.unusable, split_by, written)
+
+
+def unusable_pictures(folder: Path, shard: str, told: str) -> list[bytes]:
+    """Pictures of a sample that could not be used, read again where ``value`` of its reject says that it lies.
+
+    None where the sample has none, or the reject is of a whole tar file. Raises ``OSError`` and ``tarfile.TarError``.
+    """
+    place = _PLACE.match(told)
+    if place is None:
+        return []
+    with open(folder / shard, "rb") as handle:
+        handle.seek(int(place[1]) - tarfile.BLOCKSIZE)  # the header of the sample's first member
+        with tarfile.open(fileobj=handle, mode="r:") as tar:
+            _, members = next(samples_of(tar), ("", {}))
+            named = sorted((suffix for suffix in members if suffix.rpartition(".")[2] in _PICTURES), key=_natural)
+            return [content_of(tar, members[suffix]) for suffix in named]
 
 
 def _tars(folder: Path) -> list[str]:

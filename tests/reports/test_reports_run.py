@@ -4,10 +4,10 @@ import base64
 import io
 import json
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
+from report_page import HOSTILE, Page
 
 from phi3v_dist.catalog.demo import make_demo_catalog
 from phi3v_dist.config.options import CatalogOptions, ShardOptions
@@ -20,25 +20,6 @@ from phi3v_dist.reports.run import write_run_report
 from phi3v_dist.shards.index import load_index
 from phi3v_dist.shards.write import make_shards
 from phi3v_dist.tracking.metrics import MetricsFile
-
-HOSTILE = "<script>alert(1)</script>"
-
-
-class Page(HTMLParser):
-    """Texts, tags and addresses of a page."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.texts, self.tags, self.addresses = [], [], []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attributes if name in ("src", "srcset", "href")]
-
-    def handle_data(self, data):
-        if data.strip():
-            self.texts.append(" ".join(data.split()))
 
 
 def _train(folder, first, last):

@@ -154,7 +154,10 @@ WRONG = {
     "nothing to consolidate": ("tools/consolidate.py {work}/none {work}/x", ["{work}/none", "no complete checkpoint"]),
     "no model to score": ("tools/evaluate.py {work}/none {demo}/shards", ["{work}/none", "tools/consolidate.py"]),
     "no shards to score on": ("tools/evaluate.py {demo}/base {work}/none", ["{work}/none", "tools/make_shards.py"]),
-    "nothing to report": ("tools/report.py {work}/none", ["{work}/none/train/metrics.jsonl", "launch/train.py"]),
+    "nothing to report": (
+        "tools/report.py {work}/none",
+        ["{work}/none: holds neither shards", "manifest.json", "train/metrics.jsonl", "launch/train.py"],
+    ),
     "demo below a file": ("tools/demo.py {work}/file/x", ["{work}/file", "Mend the path"]),
     "demo with another seed": (
         "tools/demo.py --seed 1 {work}/seed0",
@@ -261,6 +264,14 @@ def test_report_of_a_run_alone_says_where_it_is(call, tmp_path):
     code, out, err = call("tools/report.py", tmp_path)
     assert (code, err) == (0, "")
     assert out.startswith(f"wrote {tmp_path}/report.html (") and (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_report_of_shards_says_where_it_is(call, small_demo):
+    shards = small_demo.folder / "shards"
+    code, out, err = call("tools/report.py", shards)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"wrote {shards}/report.html (")
+    assert "What became of every row" in (shards / "report.html").read_text(encoding="utf-8")
 
 
 def test_demo_stops_at_the_stage_that_fails_and_names_it_also_when_started_again(call, tmp_path):

@@ -1,5 +1,5 @@
-"""How fast shards are: making them beside a plain loop, reading them in random order beside webdataset and others,
-opening the index of a million samples.
+"""How fast shards are: making them beside a plain loop, reading them in random order beside webdataset and others;
+index and page of a million samples.
 
 Each part makes its data below --work (a few GB), measures every way in turn in processes of its own, and names the
 target. A peer that isn't installed is left out and said so.
@@ -15,6 +15,7 @@ from pathlib import Path
 import shards_index
 import shards_likeness
 import shards_memory
+import shards_page
 import shards_reading
 import shards_writing
 from shards_figures import Figure
@@ -27,6 +28,7 @@ PARTS = {
     "likeness": shards_likeness.measure,
     "memory": shards_memory.measure,
     "index": shards_index.measure,
+    "page": shards_page.measure,
 }
 
 

@@ -26,7 +26,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Figure]:
     """Make an index of ``--rows`` samples and open it in fresh processes; the quickest of the repeats."""
     rows = arguments.rows
     if not (work / MANIFEST_NAME).exists():
-        _make_index(work, rows)
+        make_index(work, rows)
     first, with_copy, mapped = [], [], []
     for _ in range(arguments.repeats):
         shutil.rmtree(work / "cache", ignore_errors=True)
@@ -46,7 +46,8 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Figure]:
     ]
 
 
-def _make_index(folder: Path, rows: int) -> None:
+def make_index(folder: Path, rows: int) -> None:
+    """A shard folder of ``rows`` samples with index and manifest, and no tar file."""
     random = np.random.default_rng(0)
 
     def part(first: int) -> pa.Table:
