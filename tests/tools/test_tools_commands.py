@@ -246,6 +246,23 @@ def test_inspecting_shards_counts_every_sample(call, small_demo):
     assert re.search(rf"both\W+all\W+{sum(manifest['counts'].values())}\b", out), out
 
 
+def test_a_plan_is_told_in_words_and_as_json_and_drawn(call, small_demo, tmp_path):
+    demo = (f"shards.folder={small_demo.folder}/shards", f"model.folder={small_demo.folder}/base")
+    recipe = ("--config", RECIPE, "--ranks", 4, "--picture", tmp_path / "fill.png", *demo)
+    code, out, err = call("tools/plan_packs.py", *recipe)
+    assert code == 0, err
+    assert "no violation found" in out and (tmp_path / "fill.png").read_bytes().startswith(b"\x89PNG")
+    code, out, err = call(
+        "tools/plan_packs.py", *recipe, "--json", "packing.pack_tokens=64", "packing.long_documents=drop"
+    )
+    assert code == 0, err
+    told = json.loads(out)
+    train = json.loads((small_demo.folder / "shards/manifest.json").read_text())["counts"]["train"]
+    assert told["documents"] + told["dropped"] == train
+    assert len(told["long_keys"]) == min(10, told["long_documents"])
+    assert {"fill", "bound", "phase_imbalance", "plan_seconds", "violations", "advice"} <= told.keys()
+
+
 def test_scoring_writes_where_it_was_told(call, small_demo, tmp_path):
     words = (small_demo.folder / "base", small_demo.folder / "shards", "--output", tmp_path, "--max-new-tokens", 2)
     code, out, err = call("tools/evaluate.py", *words)

@@ -1,0 +1,74 @@
+"""What an epoch will be before any GPU is asked for: packs, steps, how full, how equal the work, and whether it hangs.
+
+Makes every step of the first epoch as training makes it, from the index and the tokenizer alone. Exit code 2 where a
+step would hang, overflow or teach nothing; each is named.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from phi3v_dist.config.loading import load_config
+from phi3v_dist.console import run_command, say, table
+from phi3v_dist.packing.forecast import Forecast, forecast
+
+EXAMPLE = """example:
+  python tools/plan_packs.py --config launch/recipes/demo_cpu.yaml --ranks 2 packing.pack_tokens=1024"""
+
+
+def main() -> int:
+    """Forecast, print, and say by the exit code whether it can be trained."""
+    arguments = _parse()
+    from phi3v_dist.documents.processor import DocumentProcessor  # after --help: slow to import
+    from phi3v_dist.packing.from_shards import lengths_of, train_plan
+    from phi3v_dist.shards.sources import open_sources
+
+    config = load_config(arguments.recipe, arguments.overrides).config
+    processor = DocumentProcessor.from_folder(config.model.folder, config.documents)
+    index = open_sources(config.shards)
+    plan = train_plan(config, index, lengths_of(index, processor, config.shards.cache_folder))
+    told = forecast(plan, arguments.ranks, quiet=arguments.json)
+    long = [index.key(number) for number in plan.too_long(arguments.name_long)]
+    if arguments.json:
+        print(json.dumps({**asdict(told), "advice": told.advice, "long_keys": long}))
+    else:
+        _show(told, long)
+    if arguments.picture:
+        from phi3v_dist.reports.plan import write_plan_picture
+
+        write_plan_picture(told, arguments.picture)
+    return 2 if told.violations else 0
+
+
+def _show(told: Forecast, long: list[str]) -> None:
+    table("plan of an epoch", ["what", "value"], told.rows())
+    table(
+        "fill by packing.pack_tokens",
+        ["tokens", "fill"],
+        [(n, f"{x:.2%}") for n, x in told.fill_by_pack_tokens.items()],
+    )
+    for line in told.advice:
+        say(f"better: {line}")
+    if told.long_documents:
+        say(f"longer than a pack: {', '.join(long)}{', …' if told.long_documents > len(long) else ''}")
+    for line in told.violations:
+        say(f"VIOLATION {line}")
+    say("it won't hang: no violation found" if not told.violations else "it would not train: see above")
+
+
+def _parse() -> argparse.Namespace:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=form)
+    parser.add_argument("--config", dest="recipe", required=True, help="recipe of the run")
+    parser.add_argument("--ranks", type=int, default=8, help="number of GPUs (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw the fill by pack length")
+    parser.add_argument("--name-long", type=int, default=10, metavar="N", help="keys of N documents longer than a pack")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="options laid over the recipe")
+    return parser.parse_intermixed_args()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
