@@ -135,10 +135,10 @@ class PackLoader:
         except UserError as error:
             error.on_every_rank = False  # this rank alone knows it
             raise
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionError, EOFError) as error:
             if _TIMED_OUT in str(error):
                 failure: RunError = self._hung(pack)
-            elif _DIED in str(error):
+            elif _DIED in str(error) or not isinstance(error, RuntimeError):  # or as it handed a batch over
                 failure = self._dead(error)
             else:
                 raise
@@ -146,7 +146,7 @@ class PackLoader:
             _kill_processes(self._loader)  # the one that hangs would not end by itself
             raise failure from error
 
-    def _dead(self, error: RuntimeError) -> RunError:
+    def _dead(self, error: Exception) -> RunError:
         return RunError(
             f"a loader process died: {error}",
             where=f"data rank {self.rank}",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from reference_crops import drawn_picture, finish_by_interpolation, official_grid, official_pixels
@@ -82,7 +82,6 @@ def test_transform_has_the_grid_that_its_size_promises(width: int, height: int, 
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 16), st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_every_pixel_equals_the_official_algorithm(width: int, height: int, num_crops: int, seed: int):
     """On noise, where a wrong tap or a shifted row shows; crops to the bit, the view to float32's rounding."""
     if official_grid(width, height, num_crops, 56)[2] == 0:
@@ -99,7 +98,6 @@ def test_every_pixel_equals_the_official_algorithm(width: int, height: int, num_
 
 
 @given(st.integers(1, 16), st.integers(1, 16), st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_global_view_is_exact_where_interpolate_rounds(rows: int, columns: int, seed: int):
     """Sums over uint8 equal ``F.interpolate`` in float64, which holds them exactly, to the bit."""
     generator = torch.Generator().manual_seed(seed)
@@ -109,7 +107,6 @@ def test_global_view_is_exact_where_interpolate_rounds(rows: int, columns: int, 
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=8), st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_finished_batch_equals_the_way_by_interpolation(dtype: torch.dtype, grids: list, seed: int):
     generator = torch.Generator().manual_seed(seed)

@@ -57,7 +57,7 @@ def _check(lengths: DocumentLengths, documents: list[Document]) -> None:
 
 @pytest.mark.parametrize("options", settings_of_all_kinds, ids=str)
 @given(rows=st.lists(products, min_size=1, max_size=6))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_lengths_are_those_of_the_documents(tiny_folder: Path, options: DocumentOptions, rows: list):
     processor = DocumentProcessor.from_folder(tiny_folder, options)
     _check(document_lengths(_table(rows), processor), [_document(processor, *row) for row in rows])

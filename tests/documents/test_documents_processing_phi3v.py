@@ -103,7 +103,7 @@ def test_canonical_ids_of_a_chat(official: tuple[dict, Phi3VProcessor]):
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 16))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_padded_pixels_equal_the_official_algorithm(width: int, height: int, num_crops: int):
     if official_grid(width, height, num_crops, 56)[2] == 0:
         return

@@ -121,7 +121,7 @@ def template_and_special(request: pytest.FixtureRequest) -> tuple[PromptTemplate
 
 
 @given(TITLES, TITLES, st.floats(0.01, 1e6))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_hostile_titles_are_text_and_come_back(template_and_special: tuple, title: str, category: str, price: float):
     """No id of any special token but the one end, and the same text again ("▁" is the tokenizer's own space)."""
     template, special = template_and_special

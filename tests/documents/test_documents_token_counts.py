@@ -35,7 +35,7 @@ def official(request: pytest.FixtureRequest, official_folder: Path) -> tuple[Tok
 
 
 @given(st.lists(texts, max_size=6))
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 def test_official_counts_are_those_of_whole_texts(official: tuple[TokenCounter, Tokenizer], texts: list[str]):
     counter, whole = official
     assert counter.counts(texts).tolist() == [len(whole.encode(text).ids) for text in texts]
@@ -51,7 +51,6 @@ def plain() -> dict:
 
 
 @given(texts=st.lists(texts, max_size=6))
-@settings(deadline=None)
 def test_counts_of_a_learned_tokenizer_are_those_of_whole_texts(plain: dict, texts: list[str]):
     whole = _build(plain)
     assert TokenCounter(whole).counts(texts).tolist() == [len(whole.encode(text).ids) for text in texts]

@@ -1,7 +1,7 @@
 """Dealing packs: all dealt once, micro-steps alike in both costs, steps drawn at random."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phi3v_dist.costs import ModelSizes, pack_flops
@@ -13,7 +13,6 @@ def _random() -> np.random.Generator:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 50))
-@settings(deadline=None)
 def test_every_pack_comes_to_one_step_of_the_right_size(sizes: list[int], group_packs: int):
     costs = np.random.default_rng(1).random((2, sum(sizes)))
     steps = deal_packs(costs, sizes, group_packs, _random())

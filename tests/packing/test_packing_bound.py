@@ -15,7 +15,7 @@ def _fill(lengths: np.ndarray, pack_tokens: int) -> float:
 
 
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=60), st.integers(90, 200))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_no_packing_is_fuller_than_the_bound(lengths: list[int], pack_tokens: int):
     told = np.array(lengths)
     assert _fill(told, pack_tokens) <= fill_bound(told, pack_tokens) + 1e-9

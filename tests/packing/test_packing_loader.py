@@ -178,6 +178,19 @@ def test_a_slow_batch_is_waited_for(make_loader: Callable, monkeypatch: pytest.M
         next(loader.steps(0, 20))
 
 
+@pytest.mark.parametrize("word", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_loader_process_that_dies_as_it_hands_a_batch_over_is_a_run_error(make_loader: Callable, word: Exception):
+    """Its tensors are fetched from the process itself; killed just then it breaks the connection."""
+
+    def broken():
+        raise word
+        yield
+
+    loader = make_loader()
+    with pytest.raises(RunError, match="data rank 0: a loader process died"):
+        next(loader._batches(broken(), loader.plan.step(0)))
+
+
 def test_a_fault_of_ours_in_a_loader_process_keeps_its_traceback(make_loader: Callable):
     loader = make_loader(workers=1, damaged=None)  # TypeError: no container
     with pytest.raises(TypeError, match="Traceback"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phi3v_dist.errors import DocumentError
@@ -36,14 +36,12 @@ shard_sizes = st.lists(st.integers(1, 12), min_size=1, max_size=12)
 
 
 @given(shard_sizes, st.integers(1, 5), st.integers(0, 5), st.integers(0, 3))
-@settings(deadline=None)
 def test_each_document_once_per_epoch(sizes: list[int], shards: int, most: int, epoch: int):
     order = make_order([Source(bounds(sizes))], shards=shards, most=most)
     assert sorted(all_of(order, epoch)) == list(range(sum(sizes)))
 
 
 @given(shard_sizes, st.floats(0.2, 3.3))
-@settings(deadline=None)
 def test_a_document_comes_again_only_after_all_others_came(sizes: list[int], weight: float):
     total = sum(sizes)
     if weight * total < 1:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phi3v_dist.config.options import PackingOptions
@@ -34,7 +34,6 @@ small = st.integers(1, 12)
 
 
 @given(many_lengths, st.integers(1, 30), st.integers(1, 4), small, small, small, st.integers(0, 3))
-@settings(deadline=None)
 def test_every_document_once_per_epoch(
     lengths: list, shard_size: int, window: int, packs_per_step: int, balance: int, group: int, epoch: int
 ):
@@ -52,7 +51,6 @@ def test_every_document_once_per_epoch(
 
 
 @given(many_lengths, st.integers(1, 20), st.integers(2, 4))
-@settings(deadline=None)
 def test_a_pack_never_spans_two_windows(lengths: list, shard_size: int, window: int):
     plan = make_plan(lengths, shard_size, window_shards=window)
     windows = [set(plan.window_packs(1, number).documents.tolist()) for number in range(plan.windows_per_epoch(1))]

@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phi3v_dist.packing.subset import pack_documents
@@ -15,7 +15,6 @@ def _packs(lengths: list[int] | np.ndarray, budget: int, pool: int, choose: int)
 
 
 @given(st.lists(st.integers(1, 50), max_size=200), st.integers(50, 300), st.integers(1, 40), st.integers(1, 20))
-@settings(deadline=None)
 def test_each_document_once_and_no_pack_over_budget(lengths: list, budget: int, pool: int, choose: int):
     packs = _packs(lengths, budget, pool, choose)
     assert sorted(place for pack in packs for place in pack) == list(range(len(lengths)))
@@ -23,7 +22,6 @@ def test_each_document_once_and_no_pack_over_budget(lengths: list, budget: int, 
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=200), st.integers(1, 40))
-@settings(deadline=None)
 def test_no_document_starves(lengths: list, pool: int):
     """Each pack takes the oldest, so pack n has placed everything that n packs' oldest documents were before."""
     unplaced = list(range(len(lengths)))
@@ -34,7 +32,6 @@ def test_no_document_starves(lengths: list, pool: int):
 
 
 @given(st.lists(st.integers(1, 300), max_size=8), st.integers(0, 900))
-@settings(deadline=None)
 def test_the_last_part_is_the_best_of_all_subsets(lengths: list, room: int):
     """The oldest document leaves ``room``; bits of sums cross words of 64."""
     packed = _packs([1, *(min(length, 1 + room) for length in lengths)], 1 + room, 9, 8)[0]
