@@ -31,6 +31,7 @@ load_site() {
 set_up() {
     tasks_per_node=$((GPUS_PER_NODE > 0 ? GPUS_PER_NODE : 1))
     local cpus=$((${SLURM_CPUS_ON_NODE:-1} / tasks_per_node))
+    export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # a Python of the login node needn't have the package installed
     cpus_per_task=${CPUS_PER_TASK:-$((cpus > 0 ? cpus : 1))}
     rank_python=("$PYTHON")
     [ ${#CONTAINER[@]} -eq 0 ] || rank_python=("${CONTAINER[@]}" "$PYTHON_IN_CONTAINER")

@@ -22,13 +22,15 @@ def main() -> int:
     """Forecast, print, and say by the exit code whether it can be trained."""
     arguments = _parse()
     from phi3v_dist.documents.processor import DocumentProcessor  # after --help: slow to import
-    from phi3v_dist.packing.from_shards import lengths_of, train_plan
+    from phi3v_dist.packing.from_shards import heldout_plan, lengths_of, train_plan
     from phi3v_dist.shards.sources import open_sources
 
     config = load_config(arguments.recipe, arguments.overrides).config
     processor = DocumentProcessor.from_folder(config.model.folder, config.documents)
     index = open_sources(config.shards)
-    plan = train_plan(config, index, lengths_of(index, processor, config.shards.cache_folder))
+    lengths = lengths_of(index, processor, config.shards.cache_folder)
+    plan = train_plan(config, index, lengths)
+    heldout_plan(config, index, lengths)  # training makes it too, and would stop where it can't
     told = forecast(plan, arguments.ranks, quiet=arguments.json)
     long = [index.key(number) for number in plan.too_long(arguments.name_long)]
     if arguments.json:

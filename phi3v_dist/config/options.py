@@ -190,7 +190,7 @@ class PackingOptions(Options):
         8192, description="Longest pack (tokens). Nothing is padded, packs may be shorter."
     )
     packs_per_step: Count = Field(384, description="Packs in one optimizer step, whatever the number of ranks.")
-    window_shards: Count = Field(16, description="Fewest neighbouring shards shuffled and packed together.")
+    window_shards: Count = Field(16, description="Fewest shards shuffled and packed together.")
     window_packs: Count = Field(2048, description="Fewest packs, about, that such a window gives.")
     pool_documents: Count = Field(1024, description="Oldest unplaced documents that a pack may choose from.")
     choose_documents: Count = Field(64, description="Candidates for the exact filling of a pack's last part.")
@@ -230,7 +230,9 @@ class EvaluationOptions(Options):
     """evaluation/: what is looked at during a run. A count of 0 or every_steps 0 leaves it out."""
 
     every_steps: CountOrZero = Field(200, description="Steps between validations (and one after the last step).")
-    loss_packs: CountOrZero = Field(64, description="Held-out packs for the validation loss.")
+    loss_packs: CountOrZero = Field(
+        64, description="Held-out packs for the validation loss; up to half as many more where few are left."
+    )
     generate_products: CountOrZero = Field(32, description="Held-out products whose answers are generated.")
     max_new_tokens: Count = Field(96, description="Longest generated answer (tokens).")
 

@@ -19,6 +19,7 @@ from phi3v_dist.costs import ModelSizes, attention_flops, crop_flops, image_toke
 Numbers = NDArray[np.int64]
 Costs = NDArray[np.float64]
 
+_LEAST_GROUPS = 4  # of a step: of one group it would be packs of one kind
 _TOKENS_IN_CROP = 144
 _SIZES = ModelSizes()  # the real model's: a plan is the same whichever model reads it
 _TOKEN = token_flops(_SIZES)
@@ -40,7 +41,7 @@ def deal_packs(costs: Costs, step_sizes: Sequence[int], group_packs: int, random
     """Return the packs of each step, places in ``costs`` [2, packs], cheap groups first.
 
     ``step_sizes``: packs of each step, all of ``costs`` in sum. ``group_packs``: packs of a group, about: each step is
-    cut into equal groups of at most so many.
+    cut into equal groups of at most so many, and into four at least.
     """
     slots = [_Slot(step, size) for step, packs in enumerate(step_sizes) for size in _group_sizes(packs, group_packs)]
     slots = [slots[place] for place in random.permutation(len(slots))]
@@ -60,7 +61,7 @@ class _Slot:
 
 
 def _group_sizes(packs: int, group_packs: int) -> list[int]:
-    count = -(-packs // group_packs)
+    count = max(-(-packs // group_packs), min(_LEAST_GROUPS, packs))
     return [packs // count + (number < packs % count) for number in range(count)]
 
 

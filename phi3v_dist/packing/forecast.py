@@ -129,7 +129,7 @@ def forecast(plan: Plan, ranks: int, *, quiet: bool = False) -> Forecast:
     for number in range(steps) if quiet else progress(range(steps), "steps looked at", steps):
         sums.add(plan.step(number))
     options = plan.options
-    lengths = plan.planned_tokens(np.flatnonzero(sums.counts))
+    lengths = plan.planned_tokens(np.repeat(np.arange(len(sums.counts)), sums.counts))
     begin = [plan.planned_tokens(pack) for pack in plan.step(0).packs[:_BOUND_BEGINS_WITH]]
     return Forecast(
         documents=plan.documents,
@@ -168,7 +168,8 @@ def _neighbours(plan: Plan) -> dict[int, float]:
     options = plan.options
     unit = max(16, 1 << (options.pack_tokens // _NEIGHBOURS).bit_length() - 1)
     fills = {}
-    for pack_tokens in range(options.pack_tokens * 3 // 4 // unit * unit, options.pack_tokens * 5 // 4 + 1, unit):
+    shortest = max(options.pack_tokens * 3 // 4, plan.longest_document)  # a shorter pack would leave documents out
+    for pack_tokens in range(-(-shortest // unit) * unit, options.pack_tokens * 5 // 4 + 1, unit):
         fitting = lengths[lengths <= pack_tokens]
         if len(fitting):
             _, ends = pack_documents(fitting, pack_tokens, options.pool_documents, options.choose_documents)

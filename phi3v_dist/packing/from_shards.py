@@ -42,7 +42,8 @@ def heldout_plan(config: RunConfig, index: SourcesIndex, lengths: DocumentLength
     sources = _sources(config, index, "heldout", [1.0] * len(index.epochs))
     if not sources or not config.evaluation.loss_packs:
         return None
-    packing = config.packing.model_copy(update={"packs_per_step": config.evaluation.loss_packs})
+    # Packs as they come: dealt by cost, the one step that is looked at would be of one kind.
+    packing = config.packing.model_copy(update={"packs_per_step": config.evaluation.loss_packs, "balance_steps": 1})
     return Plan(lengths.tokens, lengths.supervised, lengths.crops, sources, packing, seed=0)
 
 

@@ -5,9 +5,9 @@ windows, each a shuffled array of sample numbers. Pure arithmetic: nothing is he
 window of a hundred million samples costs what a window of a million does.
 
 A source is passed over and over, each pass in an order of shards of its own; an epoch of the run takes the next
-``epochs`` · n of its documents, cutting a shard where it must. So whatever the weight, a document isn't seen for the
-second time before every other of its source was seen once. Shards of several sources are laid side by side in
-proportion: every window has the same mixture.
+``epochs`` · n of its documents, cutting a shard where it must. So whatever the weight, all documents of a source
+are taken equally often, give or take one. Passes that meet in a window are shuffled together. Shards of several sources
+are laid side by side in proportion: every window has the same mixture.
 """
 
 from collections.abc import Callable, Sequence

@@ -176,8 +176,13 @@ class Plan:
         return self._known
 
     def recall(self, known: Mapping[int, NDArray[np.int32]]) -> None:
-        """Take over what ``packs_known`` of the same plan told once."""
-        self._known = {epoch: counts.copy() for epoch, counts in known.items()}
+        """Take over what ``packs_known`` of the same plan told once; what can't be it is left out."""
+        self.window_packs.cache_clear()
+        self._known = {
+            epoch: counts.copy()
+            for epoch, counts in known.items()
+            if len(counts) == self.windows_per_epoch(epoch) and ((counts > 0) | (counts == _UNKNOWN)).all()
+        }
 
     def _shards(self) -> Iterator[tuple[Source, int, int]]:
         return ((source, first, end) for source in self.sources for first, end in source.shards.tolist())

@@ -20,6 +20,7 @@ from phi3v_dist.files import write_json
 from phi3v_dist.packing.plan import Plan
 
 WINDOWS = "windows.json"
+_NO_MATTER = {"workers", "prefetch_packs", "shared_memory_gb", "wait_minutes", "max_damaged_share"}
 
 
 def recall_windows(plan: Plan, config: RunConfig, trained_on: dict[str, str]) -> None:
@@ -44,6 +45,6 @@ def remember_windows(plan: Plan, config: RunConfig, trained_on: dict[str, str]) 
 
 def _meaning(config: RunConfig, trained_on: dict[str, str]) -> str:
     """Whatever decides how many packs a window gives."""
-    options = [config.documents.model_dump(), config.packing.model_dump(), config.shards.sources]
+    options = [config.documents.model_dump(), config.packing.model_dump(exclude=_NO_MATTER), config.shards.sources]
     told = json.dumps([trained_on, *options, config.training.seed], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()

@@ -48,6 +48,13 @@ def test_groups_are_dealt_at_random_and_not_by_cost():
     assert np.std(means) < 0.5 * np.std(costs[0])
 
 
+def test_a_small_step_is_not_of_one_kind():
+    """16 packs a step, groups of up to 64: cut into four groups all the same."""
+    costs = np.arange(2 * 512.0).reshape(2, -1)
+    means = [costs[0, step].mean() for step in deal_packs(costs, [16] * 32, 64, _random())]
+    assert np.std(means) < 0.6 * np.std(costs[0])
+
+
 def test_a_last_step_of_another_size_gets_packs_of_all_kinds():
     costs = np.arange(2 * 1100.0).reshape(2, -1)
     means = []

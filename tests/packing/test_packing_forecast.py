@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from test_packing_plan import make_plan
 
+from phi3v_dist.config.options import PackingOptions
 from phi3v_dist.packing.balance import pack_costs
 from phi3v_dist.packing.forecast import forecast
+from phi3v_dist.packing.order import Source
+from phi3v_dist.packing.plan import Plan
 
 LENGTHS = np.random.default_rng(4).integers(5, 60, 900)
 
@@ -49,6 +52,19 @@ def test_a_better_pack_length_near_by_is_found():
     assert told.bound == pytest.approx(33 / 64, rel=1e-3)
     assert told.fill_by_pack_tokens[80] == pytest.approx(66 / 80)
     assert told.advice == ["packing.pack_tokens=48 fills 68.8%", "packing.pack_tokens=80 fills 82.5%"]
+
+
+def test_the_bound_counts_a_document_as_often_as_it_is_taken():
+    tokens = np.array([60] * 20 + [4] * 20)
+    sources = [Source(np.array([[0, 20]])), Source(np.array([[20, 40]]), 5.0)]
+    plan = Plan(tokens, tokens // 2, tokens // 9, sources, PackingOptions(pack_tokens=64, packs_per_step=4), 0)
+    told = forecast(plan, 2, quiet=True)
+    assert told.fill <= told.bound + 1e-9
+
+
+def test_no_length_is_tried_that_would_leave_documents_out():
+    told = forecast(make_plan([50] * 300 + [64], packs_per_step=10), 2, quiet=True)
+    assert min(told.fill_by_pack_tokens) >= 64
 
 
 def test_long_documents_are_counted():

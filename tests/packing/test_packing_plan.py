@@ -83,6 +83,17 @@ def test_a_remembered_count_finds_a_step_without_packing_what_lies_before_it():
     assert 0 < len(set(packed)) <= 4
 
 
+@pytest.mark.parametrize("wrong", [[3, 4], [0] * 30, [-7] * 30, [5] * 31])
+def test_counts_that_cannot_be_this_plan_s_are_not_taken_over(wrong: list[int]):
+    options = {"packs_per_step": 4, "window_shards": 1}
+    told = make_plan(LENGTHS, **options)
+    assert told.windows_per_epoch() == 30
+    fresh = make_plan(LENGTHS, **options)
+    fresh.step(3)
+    fresh.recall({0: np.array(wrong, np.int32)})
+    assert fresh.packs_per_epoch() == told.packs_per_epoch()
+
+
 def test_the_first_step_packs_only_the_windows_it_needs():
     plan = make_plan(np.full(10_000, 30), 100, packs_per_step=4, balance_steps=2, window_shards=1)
     plan.step(0)

@@ -36,39 +36,38 @@ RANKS, PACKS_PER_STEP, SHARD = 64, 256, 1000
 LENGTHS = (8192, 32_768, 131_072)
 NEEDS = {"bin packing per 1,000 (ms-swift)": "binpacking"}
 SLOW = ("bin packing per 1,000 (ms-swift)", "greedy knapsack per 1,000 (LLaMA-Factory)")  # plain Python
-COLUMNS = ("way", "documents", "fill", "imbalance", "cpu_seconds", "mb")
 
 
 def main() -> None:
     """Measure and print."""
     arguments = _parse()
-    rows = list(_compare(arguments))
-    first_steps = [_first_step(count) for count in (arguments.samples, *([arguments.huge] if arguments.huge else []))]
-    if arguments.json:
-        for row in [*rows, *first_steps]:
-            print(json.dumps(row))
-        return
-    say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    for told in dict.fromkeys((row["what"], row["bound"]) for row in rows):
-        of_this = [row for row in rows if row["what"] == told[0]]
-        table(f"{told[0]}: bound {told[1]:.4f}", COLUMNS, [[_word(row[name]) for name in COLUMNS] for row in of_this])
-    names = list(first_steps[0])
-    table("until the first step", names, [[_word(row[name]) for name in names] for row in first_steps])
-
-
-def _compare(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    if not arguments.json:
+        missing = [way for way, needed in NEEDS.items() if find_spec(needed) is None]
+        say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; not installed: {', '.join(missing) or 'none'}")
     for name in arguments.mix or MIXES:
         for num_crops in (16, 4):
             for pack_tokens in arguments.pack_tokens or LENGTHS:
                 best = in_own_process(_bound, name, num_crops, pack_tokens, arguments.samples)
-                for way in (OURS, *WAYS):
-                    if find_spec(NEEDS.get(way, "numpy")) is None:
-                        say(f"{way}: left out, {NEEDS[way]} isn't installed")
-                        continue
-                    count = min(arguments.samples, arguments.slow_samples) if way in SLOW else arguments.samples
-                    told = in_own_process(_epoch, way, name, num_crops, pack_tokens, count)
-                    what = f"{name}, {num_crops} crops, packs of {pack_tokens}"
-                    yield {"what": what, "way": way, **told, "bound": best}
+                title = f"{name}, {num_crops} crops, packs of {pack_tokens}: bound {best:.4f}"
+                _print(title, list(_compare(name, num_crops, pack_tokens, arguments)), arguments)
+    counts = [arguments.samples, *([arguments.huge] if arguments.huge else [])]
+    _print("until the first step", [_first_step(count) for count in counts], arguments)
+
+
+def _print(title: str, rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        for row in rows:
+            print(json.dumps({"what": title, **row}), flush=True)
+    else:
+        table(title, list(rows[0]), [list(map(_word, row.values())) for row in rows])
+
+
+def _compare(name: str, num_crops: int, pack_tokens: int, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for way in (OURS, *WAYS):
+        if find_spec(NEEDS.get(way, "numpy")) is None:
+            continue
+        count = min(arguments.samples, arguments.slow_samples) if way in SLOW else arguments.samples
+        yield {"way": way, **in_own_process(_epoch, way, name, num_crops, pack_tokens, count)}
 
 
 def _fitting(name: str, num_crops: int, pack_tokens: int, samples: int) -> Mix:
