@@ -61,10 +61,12 @@ def main() -> None:
             middle = ", ".join(str(lengths[len(lengths) * part // 100]) for part in (5, 50, 95))
             say(f"{spread}: {len(lengths)} documents, {sum(lengths):,} tokens, {lengths[0]} to {lengths[-1]} "
                 f"(5, 50, 95 %: {middle})")  # fmt: skip
-        rows += _compare(spread, demo.ways(documents, arguments.pack_tokens), arguments)
+        compared = _compare(spread, demo.ways(documents, arguments.pack_tokens), arguments)
+        rows += compared
+        if arguments.json:
+            for row in compared:
+                print(json.dumps(row | {"load": load}), flush=True)
     if arguments.json:
-        for row in rows:
-            print(json.dumps(row | {"load": load}))
         return
     say(f"load {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end; 1 thread; best of {arguments.repeats}")
     table("training, per second of processor time", list(COLUMNS.values()), map(_words, rows))
