@@ -6,8 +6,8 @@ on any number of ranks, so that a resume is "go on at step n".
 
 An epoch is a row of windows (``order``); the documents of a window are packed among themselves (``subset``), the packs
 of all windows in a row are cut into blocks of ``balance_steps`` steps, and the packs of a block dealt to its steps
-(``balance``). A pack never spans two windows, a block may. Only what a block needs is packed: step 0 of a hundred
-million documents costs what that of a million costs. How many packs each window gave is remembered (``packs_known``),
+(``balance``). A pack never spans two windows, a block may. Only what a block needs is packed; all lengths are looked
+at once. How many packs each window gave is remembered (``packs_known``),
 so that step n is found again without packing what lies before it.
 """
 
