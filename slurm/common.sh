@@ -3,10 +3,7 @@
 # job: begin, preflight, train, end. What follows on an end is decided by launch/job.py (docs/measurements/survival.md).
 set -u
 
-fail() {
-    echo "ERROR $*" >&2
-    exit 2
-}
+fail() { echo "ERROR $*" >&2; exit 2; }
 
 # Settings of the site. sbatch has read its own before the job began; say so where the file has changed since.
 load_site() {
@@ -134,7 +131,7 @@ train() {
     *) [ -n "$asked" ] || exit 1 ;; # a signal ended it: below nothing starts
     esac
     NCCL_DEBUG_FILE="$(cat "$told")/logs/nccl-%h-%p.log" && export NCCL_DEBUG_FILE
-    if [ "$PREFLIGHT" = yes ] && [ -f launch/preflight.py ] && [ -z "$asked" ]; then
+    if [ "$PREFLIGHT" = yes ] && [ -z "$asked" ]; then
         run_step "${rank_python[@]}" launch/preflight.py "${config[@]}" \
             --floor-node "$MIN_NODE_BANDWIDTH_GBPS" --floor-network "$MIN_NETWORK_BANDWIDTH_GBPS"
         [ "$code" -eq 0 ] || [ -n "$asked" ] || { finish "$code"; exit "$end_code"; }
