@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 from phi3v_dist.config.loading import load_config
@@ -32,7 +33,7 @@ def main() -> int:
     plan = train_plan(config, index, lengths)
     heldout_plan(config, index, lengths)  # training makes it too, and would stop where it can't
     told = forecast(plan, arguments.ranks, quiet=arguments.json)
-    long = [index.key(number) for number in plan.too_long(arguments.name_long)]
+    long = [index.key(number) for number in islice(plan.lengths.too_long(), arguments.name_long)]
     if arguments.json:
         print(json.dumps({**asdict(told), "advice": told.advice, "long_keys": long}))
     else:

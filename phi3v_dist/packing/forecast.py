@@ -101,7 +101,7 @@ class _Sums:
         documents = np.concatenate(step.packs)
         sizes = np.array([len(pack) for pack in step.packs])
         starts = np.cumsum(sizes) - sizes
-        tokens, crops = self.plan.planned_tokens(documents), self.plan.crops[documents].astype(np.int64)
+        tokens, crops = self.plan.lengths.tokens(documents), self.plan.crops[documents].astype(np.int64)
         self.packs += len(step.packs)
         self.tokens += int(tokens.sum())
         self.supervised += step.weight
@@ -129,12 +129,12 @@ def forecast(plan: Plan, ranks: int, *, quiet: bool = False) -> Forecast:
     for number in range(steps) if quiet else progress(range(steps), "steps looked at", steps):
         sums.add(plan.step(number))
     options = plan.options
-    lengths = plan.planned_tokens(np.repeat(np.arange(len(sums.counts)), sums.counts))
-    begin = [plan.planned_tokens(pack) for pack in plan.step(0).packs[:_BOUND_BEGINS_WITH]]
+    lengths = plan.lengths.tokens(np.repeat(np.arange(len(sums.counts)), sums.counts))
+    begin = [plan.lengths.tokens(pack) for pack in plan.step(0).packs[:_BOUND_BEGINS_WITH]]
     return Forecast(
-        documents=plan.documents,
-        long_documents=plan.long_documents,
-        dropped=plan.dropped,
+        documents=plan.lengths.documents,
+        long_documents=plan.lengths.long_documents,
+        dropped=plan.lengths.dropped,
         windows=plan.windows_per_epoch(),
         packs=sums.packs,
         steps=steps,
@@ -164,11 +164,11 @@ def _neighbours(plan: Plan) -> dict[int, float]:
         tried.append(plan.window_packs(0, window).documents)
         if sum(map(len, tried)) >= _TRIED_DOCUMENTS:
             break
-    lengths = np.random.default_rng(0).permutation(plan.planned_tokens(np.concatenate(tried)))[:_TRIED_DOCUMENTS]
+    lengths = np.random.default_rng(0).permutation(plan.lengths.tokens(np.concatenate(tried)))[:_TRIED_DOCUMENTS]
     options = plan.options
     unit = max(16, 1 << (options.pack_tokens // _NEIGHBOURS).bit_length() - 1)
     fills = {}
-    shortest = max(options.pack_tokens * 3 // 4, plan.longest_document)  # a shorter pack would leave documents out
+    shortest = max(options.pack_tokens * 3 // 4, plan.lengths.longest)  # a shorter pack would leave documents out
     for pack_tokens in range(-(-shortest // unit) * unit, options.pack_tokens * 5 // 4 + 1, unit):
         fitting = lengths[lengths <= pack_tokens]
         if len(fitting):

@@ -248,7 +248,7 @@ class _PackDataset(Dataset):
 
     def _document(self, number: int, sample: Sample | DamagedSample) -> Document:
         """The sample's document, or a blank one of the planned length where the sample is damaged."""
-        tokens, planned = int(self._plan.tokens[number]), int(self._plan.planned_tokens(np.array([number]))[0])
+        tokens, planned = int(self._plan.tokens[number]), int(self._plan.lengths.tokens(np.array([number]))[0])
         if isinstance(sample, DamagedSample):
             return self._blank(number, planned, str(sample))
         try:

@@ -1,7 +1,7 @@
 """In which order an epoch meets its documents: shards of all sources, cut into windows that are shuffled inside.
 
 Enters: which samples lie in which shard, how many epochs of each source an epoch of the run holds, a seed. Leaves:
-windows, each a shuffled array of sample numbers. Pure arithmetic: nothing is held but two numbers per shard, so a
+windows, each a shuffled array of sample numbers. Pure arithmetic: nothing is held but some numbers per shard, so a
 window of a hundred million samples costs what a window of a million does.
 
 A source is passed over and over, each pass in an order of shards of its own; an epoch of the run takes the next
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +50,7 @@ class Source:
     name: str = "shards.folder"
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
+class _Part(NamedTuple):
     """Documents ``begin`` to ``end`` of a shard, in the order of its pass where they aren't all of it."""
 
     source: int
@@ -63,31 +63,29 @@ class _Part:
 class EpochOrder:
     """The windows of every epoch.
 
-    ``takes_part``: first and behind-last sample number → bool [samples], which of them are packed at all.
-    ``window_shards``: fewest shards of a window, as far as the epoch has so many; ``most_windows``: of an epoch. Raises
-    ``DocumentError`` where a source has no document for an epoch.
+    ``shard_documents``: for each source int64 [shards], how many documents are packed at all; ``numbers``: first and
+    behind-last sample number → which of them are. ``window_shards``: fewest shards of a window, as far as the epoch has
+    so many; ``most_windows``: of an epoch. Raises ``DocumentError`` where a source has no document for an epoch.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
-        takes_part: Callable[[int, int], NDArray[np.bool_]],
+        shard_documents: Sequence[Numbers],
+        numbers: Callable[[int, int], Numbers],
         *,
         window_shards: int,
         most_windows: int,
         seed: int,
     ) -> None:
-        """Count the documents of every shard that take part."""
+        """Nothing is drawn yet."""
         self.sources = sources
-        self._takes_part = takes_part
+        self._counts = shard_documents
+        self._numbers = numbers
         self._window_shards = window_shards
         self._most_windows = most_windows
         self._seed = seed
-        self._counts = [
-            np.array([np.count_nonzero(takes_part(*shard)) for shard in source.shards.tolist()], dtype=np.int64)
-            for source in sources
-        ]
-        for source, counts in zip(sources, self._counts, strict=True):
+        for source, counts in zip(sources, shard_documents, strict=True):
             if source.epochs * counts.sum() < 1:
                 raise DocumentError(
                     f"no document is left to pack: {counts.sum()} fit into a pack, {source.epochs:g} epochs of them",
@@ -95,45 +93,38 @@ class EpochOrder:
                     mend="Set a larger packing.pack_tokens, give shards with samples, or more epochs of them",
                 )
 
-    @property
-    def documents(self) -> int:
-        """Documents of all sources that take part, each counted once."""
-        return sum(int(counts.sum()) for counts in self._counts)
-
-    def windows(self, epoch: int) -> list[list[_Part]]:
-        """The windows of an epoch; they differ by at most one shard: a small last one would pack badly."""
-        placed = [part for number in range(len(self.sources)) for part in self._parts(number, epoch)]
-        parts = [part for _, part in sorted(placed, key=lambda place_and_part: place_and_part[0])]
+    def windows(self, epoch: int) -> list[Numbers]:
+        """The windows of an epoch, int64 [parts, 5]; they differ by at most one part: a small last one packs badly."""
+        told = [self._parts(source, epoch) for source in range(len(self.sources))]
+        places, parts = (np.concatenate(column) for column in zip(*told, strict=True))
+        parts = parts[np.argsort(places, kind="stable")]
         count = max(1, min(len(parts) // self._window_shards, self._most_windows))
         ends = np.linspace(0, len(parts), count + 1).astype(int).tolist()
         return [parts[begin:end] for begin, end in pairwise(ends)]
 
-    def documents_of(self, window: Sequence[_Part], epoch: int, number: int) -> Numbers:
+    def documents_of(self, window: Numbers, epoch: int, number: int) -> Numbers:
         """Sample numbers of window ``number`` of an epoch, shuffled."""
-        documents = np.concatenate([self._documents(part) for part in window])
+        documents = np.concatenate([self._documents(_Part(*part)) for part in window.tolist()])
         return random_numbers(self._seed, Draw.WINDOW, epoch, number).permutation(documents)
 
-    def _parts(self, number: int, epoch: int) -> list[tuple[float, _Part]]:
-        """Parts of one source with their place in the epoch, 0 to 1."""
-        total, weight = int(self._counts[number].sum()), self.sources[number].epochs
+    def _parts(self, source: int, epoch: int) -> tuple[NDArray[np.float64], Numbers]:
+        """Parts of one source, [parts, fields of ``_Part``], and their places in the epoch, 0 to 1."""
+        total, weight = int(self._counts[source].sum()), self.sources[source].epochs
         first, last = round(epoch * weight * total), round((epoch + 1) * weight * total)
-        parts = []
+        places, parts = [], []
         for passed in range(first // total, -(-last // total)):
-            random = random_numbers(self._seed, Draw.SHARDS, number, passed)
-            order = random.permutation(len(self._counts[number]))
-            ends = passed * total + np.cumsum(self._counts[number][order])
-            starts = ends - self._counts[number][order]
+            order = random_numbers(self._seed, Draw.SHARDS, source, passed).permutation(len(self._counts[source]))
+            ends = passed * total + np.cumsum(self._counts[source][order])
+            starts = ends - self._counts[source][order]
             begins, stops = np.maximum(starts, first), np.minimum(ends, last)
-            for place in np.flatnonzero(begins < stops).tolist():
-                begin, stop = int(begins[place]), int(stops[place])
-                start = int(starts[place])
-                part = _Part(number, passed, int(order[place]), begin - start, stop - start)
-                parts.append((((begin + stop) / 2 - first) / (last - first), part))
-        return parts
+            inside = begins < stops
+            which = [np.full_like(order, source), np.full_like(order, passed), order]
+            parts.append(np.stack([*which, begins - starts, stops - starts], axis=1)[inside])
+            places.append(((begins + stops)[inside] / 2 - first) / (last - first))
+        return np.concatenate(places), np.concatenate(parts)
 
     def _documents(self, part: _Part) -> Numbers:
-        first, end = self.sources[part.source].shards[part.shard].tolist()
-        documents = first + np.flatnonzero(self._takes_part(first, end))
+        documents = self._numbers(*self.sources[part.source].shards[part.shard].tolist())
         if part.end - part.begin == len(documents):
             return documents
         random = random_numbers(self._seed, Draw.CUT_SHARD, part.source, part.passed, part.shard)

@@ -19,7 +19,7 @@ def violations_of(plan: Plan, step: StepPlan, ranks: int) -> Iterator[str]:
     """What is wrong with a step, each with its numbers."""
     name = f"step {step.step + 1}"
     documents = np.concatenate(step.packs)
-    weight = int(plan.planned_supervised(documents).sum())
+    weight = int(plan.lengths.supervised(documents).sum())
     if weight <= 0:
         yield f"{name}: no supervised token in {len(documents)} documents, nothing would be learned"
     if weight != step.weight:
@@ -36,7 +36,7 @@ def violations_of(plan: Plan, step: StepPlan, ranks: int) -> Iterator[str]:
 
 def _packs_over_budget(plan: Plan, step: StepPlan, name: str) -> Iterator[str]:
     for number, pack in enumerate(step.packs):
-        tokens = int(plan.planned_tokens(pack).sum())
+        tokens = int(plan.lengths.tokens(pack).sum())
         if not 0 < tokens <= plan.options.pack_tokens:
             yield f"{name}, pack {number}: {tokens} tokens, packing.pack_tokens={plan.options.pack_tokens}"
 
@@ -59,7 +59,7 @@ def not_once(plan: Plan, counts: np.ndarray) -> Iterator[str]:
     for source in plan.sources:
         least, most = int(np.floor(source.epochs)), int(np.ceil(source.epochs))
         for first, end in source.shards.tolist():
-            inside = counts[first:end][plan.takes_part(first, end)]
+            inside = counts[plan.lengths.numbers(first, end)]
             wrong = np.flatnonzero((inside < least) | (inside > most))
             if len(wrong):
                 yield f"{source.name}, samples {first} to {end - 1}: {len(wrong)} of them not {source.epochs:g} times"

@@ -139,7 +139,7 @@ def _save(run: Run) -> dict[str, float]:
         run.config.run_folder,
         step=run.step,
         trained_on=run.materials.trained_on,
-        longest_document=run.materials.plan.longest_document,
+        longest_document=run.materials.plan.lengths.longest,
         keep_last=run.config.checkpoints.keep_last,
         keep_best=run.config.checkpoints.keep_best,
         validation_loss=run.validation_loss,

@@ -5,6 +5,7 @@ data and model folder shows here, before a parameter is loaded.
 """
 
 from dataclasses import dataclass
+from itertools import islice
 
 from phi3v_dist.config.options import PackingOptions, RunConfig
 from phi3v_dist.documents.processor import DocumentProcessor
@@ -61,11 +62,11 @@ def warnings_of(materials: Materials, packing: PackingOptions, num_ranks: int) -
             f"packing.packs_per_step={packs} leaves {num_ranks} ranks idle for {idle:.0%} of the time; "
             f"nearest without: packing.packs_per_step={good}"
         )
-    if plan.long_documents:
-        keys = ", ".join(materials.index.key(number) for number in plan.too_long(_NAMED_DOCUMENTS))
-        more = ", …" if plan.long_documents > _NAMED_DOCUMENTS else ""
+    if plan.lengths.long_documents:
+        keys = ", ".join(materials.index.key(number) for number in islice(plan.lengths.too_long(), _NAMED_DOCUMENTS))
+        more = ", …" if plan.lengths.long_documents > _NAMED_DOCUMENTS else ""
         warnings.append(
-            f"{plan.long_documents} documents are longer than packing.pack_tokens={packing.pack_tokens}: "
-            f"{plan.long_documents - plan.dropped} cut, {plan.dropped} left out ({keys}{more})"
+            f"{plan.lengths.long_documents} documents are longer than packing.pack_tokens={packing.pack_tokens}: "
+            f"{plan.lengths.long_documents - plan.lengths.dropped} cut, {plan.lengths.dropped} left out ({keys}{more})"
         )
     return warnings

@@ -162,14 +162,14 @@ def _open_log(config: RunConfig, who: ClusterInfo) -> None:
 def _announce(
     config: RunConfig, backend: Backend, who: ClusterInfo, materials: Materials, checkpoint: Checkpoint | None
 ) -> None:
-    plan = materials.plan
+    plan, packing = materials.plan, config.packing
     tell(who, f"{who.num_ranks} ranks on {who.num_nodes} nodes, started by {who.launcher}: {backend.reason}")
     tell(
         who,
-        f"{plan.documents} documents in packs of up to {config.packing.pack_tokens} tokens ({plan.fill_ahead():.1%} "
-        f"full), {materials.total_steps} steps of {config.packing.packs_per_step} packs",
+        f"{plan.lengths.documents} documents in packs of up to {packing.pack_tokens} tokens "
+        f"({plan.fill_ahead():.1%} full), {materials.total_steps} steps of {packing.packs_per_step} packs",
     )
-    for warning in warnings_of(materials, config.packing, who.num_ranks) if who.is_rank_0 else ():
+    for warning in warnings_of(materials, packing, who.num_ranks) if who.is_rank_0 else ():
         log.warning("%s", warning)
     if checkpoint is not None:
         tell(who, f"going on at step {checkpoint.step} from {checkpoint.folder}")

@@ -46,7 +46,7 @@ def test_every_document_once_per_epoch(
     assert all(plan.tokens[pack].sum() <= 64 for pack in packs)
     assert {step.epoch for step in steps} == {epoch}
     assert [step.step for step in steps] == list(range(first, first + len(steps)))
-    assert sum(step.weight for step in steps) == plan.supervised.sum()
+    assert sum(step.weight for step in steps) == (np.array(lengths) // 2).sum()
     assert [len(step.packs) for step in steps] == step_sizes(len(packs), packs_per_step)
 
 
@@ -116,7 +116,7 @@ def test_samples_outside_the_shards_stay_out():
     tokens = np.full(10, 8)
     plan = Plan(tokens, tokens, tokens, [Source(np.array([[1, 3], [8, 9]]))], PackingOptions(pack_tokens=64), 0)
     assert sorted(np.concatenate(plan.step(0).packs).tolist()) == [1, 2, 8]
-    assert plan.documents == 3
+    assert plan.lengths.documents == 3
 
 
 def test_a_weighted_source_is_taken_so_often():
@@ -134,38 +134,21 @@ def test_a_weighted_source_is_taken_so_often():
 # -- documents longer than a pack
 
 
-def test_long_document_stops_before_training():
-    with pytest.raises(DocumentError, match=r"2 documents are longer.*longest has 99.*pack_tokens=99.*drop"):
-        make_plan([10, 65, 99, 64])
-
-
-def test_long_documents_are_dropped_counted_and_named():
+def test_long_documents_are_dropped():
     plan = make_plan([10, 65, 99, 64], long_documents="drop", shard_size=2)
-    assert (plan.dropped, plan.long_documents) == (2, 2)
-    assert plan.too_long(5) == [1, 2]
-    assert plan.too_long(1) == [1]
     assert sorted(np.concatenate(plan.step(0).packs).tolist()) == [0, 3]
 
 
-def test_truncation_cuts_the_text_and_never_a_picture():
+def test_a_step_weighs_what_is_left_of_truncated_documents():
     tokens, supervised = np.array([10, 70, 90, 64]), np.array([5, 20, 20, 30])
     options = PackingOptions(pack_tokens=64, long_documents="truncate")
     plan = Plan(tokens, supervised, tokens, [Source(np.array([[0, 4]]))], options, 0)
-    numbers = np.arange(4)
-    assert plan.takes_part(0, 4).tolist() == [True, True, False, True]  # the third has 70 tokens of prompt
-    assert plan.planned_tokens(numbers).tolist() == [10, 64, 64, 64]
-    assert plan.planned_supervised(numbers)[[0, 1, 3]].tolist() == [5, 14, 30]
-    assert (plan.dropped, plan.long_documents, plan.longest_document) == (1, 2, 64)
     assert plan.step(0).weight == 5 + 14 + 30
 
 
 def test_nothing_left_to_pack_is_said():
     with pytest.raises(DocumentError, match="no document is left"):
         make_plan([99], long_documents="drop")
-
-
-def test_longest_document_is_the_longest_that_takes_part() -> None:
-    assert make_plan([5, 40, 90, 12], shard_size=2, long_documents="drop").longest_document == 40
 
 
 # -- a run
