@@ -21,9 +21,9 @@ from phi3v_dist.model.folder import iterate_weights
 from phi3v_dist.model.never_trained import EMBEDDING, frozen_names
 from phi3v_dist.training.rehearsal import train_through_a_kill
 
-STEPS = 20
-OPTIONS = (f"training.steps={STEPS}", "evaluation.every_steps=10", "checkpoints.every_steps=8")
-KILL_AT = 13  # five steps after a checkpoint, three before the next
+STEPS = 12
+OPTIONS = (f"training.steps={STEPS}", "evaluation.every_steps=6", "checkpoints.every_steps=5")
+KILL_AT = 8  # three steps after a checkpoint, two before the next
 
 
 def lines_of(run_folder, name="metrics.jsonl"):
@@ -36,7 +36,7 @@ def losses(run_folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(warm, small_demo, tmp_path_factory):
-    """Twenty steps on two processes, started as srun starts them."""
+    """Twelve steps on two processes, started as srun starts them."""
     folder = tmp_path_factory.mktemp("srun") / "train"
     ranks = warm.run("launch/train.py", *small_demo.recipe(folder, *OPTIONS))
     assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].output
@@ -45,7 +45,7 @@ def undisturbed(warm, small_demo, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(small_demo, tmp_path_factory):
-    """The same run under torchrun, both ranks killed after step 13, started again."""
+    """The same run under torchrun, both ranks killed after step 8, started again."""
     folder = tmp_path_factory.mktemp("torchrun") / "train"
     train_through_a_kill(with_torchrun(*small_demo.recipe(folder, *OPTIONS)), folder, kill_at=KILL_AT)
     return folder
@@ -58,22 +58,22 @@ def test_killed_run_has_the_losses_of_an_undisturbed_one_bit_for_bit(undisturbed
 
 def test_steps_done_again_after_the_kill_repeat_their_losses(killed):
     replayed = lines_of(killed, "metrics.replayed.jsonl")
-    assert replayed[0]["step"] == 9 and len(replayed) >= 5
+    assert replayed[0]["step"] == 6 and len(replayed) >= 3
     final = {step: loss for step, loss, _ in losses(killed)}
     assert all(line["loss"] == final[line["step"]] for line in replayed)
 
 
 def test_loss_falls(undisturbed):
     curve = [loss for _, loss, _ in losses(undisturbed.folder)]
-    assert sum(curve[-5:]) / 5 < 0.6 * curve[0]
+    assert sum(curve[-3:]) / 3 < 0.7 * curve[0]
 
 
 def test_run_folder_is_as_the_design_draws_it(undisturbed):
     names = {path.name for path in undisturbed.folder.iterdir()}
     assert {"config.yaml", "base", "metrics.jsonl", "logs", "wandb", "checkpoints", "predictions", "FINISHED"} <= names
     assert {path.name for path in (undisturbed.folder / "logs").iterdir()} == {"rank-0.log", "rank-1.log"}
-    assert {path.name for path in (undisturbed.folder / "predictions").iterdir()} == {"step-10.jsonl", "step-20.jsonl"}
-    assert {path.name for path in (undisturbed.folder / "checkpoints").iterdir()} == {"step-16", "step-20"}
+    assert {path.name for path in (undisturbed.folder / "predictions").iterdir()} == {"step-6.jsonl", "step-12.jsonl"}
+    assert {path.name for path in (undisturbed.folder / "checkpoints").iterdir()} == {"step-10", "step-12"}
     assert yaml.safe_load((undisturbed.folder / "config.yaml").read_text())["training"]["steps"] == STEPS
 
 
@@ -89,7 +89,7 @@ def test_wandb_run_file_holds_every_metric_and_the_table_of_pictures(undisturbed
     assert {"loss", "learning_rate", "gradient_norm", "tokens_per_second"} <= set(steps[STEPS])
     assert 0 < steps[STEPS]["model_tflops_per_second"] < 1
     assert {"validation_loss", "price_error_mean", "price_error_median"} <= set(steps[STEPS])
-    assert [step for step in steps if "checkpoint_seconds" in steps[step]] == [9, 17]  # after those of 8 and 16
+    assert [step for step in steps if "checkpoint_seconds" in steps[step]] == [6, 11]  # after those of 5 and 10
     logged = {step: values["loss"] for step, values in steps.items() if "loss" in values}
     assert logged == {step: loss for step, loss, _ in losses(undisturbed.folder)}
     tables = list(file.parent.glob("files/media/table/*.table.json"))
@@ -108,7 +108,7 @@ def test_plain_python_on_one_process_sees_the_same_steps(small_demo, undisturbed
         counted = ("step", "tokens", "supervised_tokens", "documents", "packs")
         assert [alone[name] for name in counted] == [expected[name] for name in counted]
     # bf16 rounding differs with the number of ranks
-    assert [line["loss"] for line in one[:10]] == pytest.approx([line["loss"] for line in two[:10]], rel=0.02)
+    assert [line["loss"] for line in one] == pytest.approx([line["loss"] for line in two], rel=0.02)
 
 
 def test_finished_run_is_not_started_again(small_demo, undisturbed):
@@ -119,7 +119,12 @@ def test_finished_run_is_not_started_again(small_demo, undisturbed):
 
 
 def test_deepspeed_launcher_trains_packs_of_8192_tokens(small_demo, tmp_path):
-    options = ("packing.pack_tokens=8192", "training.steps=2", "evaluation.every_steps=0", "tracking.wandb=disabled")
+    options = (
+        "packing.pack_tokens=8192",
+        "training.steps=2",
+        "evaluation.every_steps=0",
+        "tracking.wandb=disabled",
+    )
     done = run(with_deepspeed(*small_demo.recipe(tmp_path / "train", *options)))
     assert done.returncode == 0, done.stdout + done.stderr
     line = json.loads((tmp_path / "train/metrics.jsonl").read_text().splitlines()[0])
