@@ -1,6 +1,7 @@
 """Shared by all tests: one thread per process, CPU, test data modules on the path, and one small demo folder."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
+
+# A command that a shell started in the background has SIGINT ignored, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -46,9 +50,20 @@ class SmallDemo:
 
 @pytest.fixture(scope="session")
 def small_demo(tmp_path_factory) -> SmallDemo:
+    """Made once for all of pytest's processes; nobody writes to it."""
+    from phi3v_dist.files import locked
+
+    own = tmp_path_factory.getbasetemp()
+    demo = SmallDemo((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "demo")
+    with locked(demo.folder.with_suffix(".lock")):
+        if not (demo.folder / "base").exists():  # the last part
+            make_demo(demo)
+    return demo
+
+
+def make_demo(demo: SmallDemo) -> None:
     from launching import run_tool
 
-    demo = SmallDemo(tmp_path_factory.mktemp("demo"))
     recipe = demo.recipe(demo.folder / "unused")
     table = demo.folder / "catalog/products.csv"
     for words in (
@@ -58,7 +73,6 @@ def small_demo(tmp_path_factory) -> SmallDemo:
     ):
         done = run_tool(*words)
         assert done.returncode == 0, done.stderr
-    return demo
 
 
 @pytest.fixture(scope="session")

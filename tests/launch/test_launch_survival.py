@@ -75,7 +75,7 @@ def test_under_deepspeed_a_failing_rank_ends_the_run_with_one_line_and_nobody_is
     ("fault", "code", "told"),
     [
         ("freeze:1:3", 70, FROZEN),
-        ("sleep:1:3", 70, ["rank 1", "sleep", "faulty_train.py"]),
+        pytest.param("sleep:1:3", 70, ["rank 1", "sleep", "faulty_train.py"], marks=pytest.mark.slurm),
         pytest.param("freeze:1:first", 70, ["rank 1", "checking"], marks=pytest.mark.slurm),
         pytest.param("freeze:0:last", 70, ["rank 0", "frozen"], marks=pytest.mark.slurm),
     ],

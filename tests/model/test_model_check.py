@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import run_tool
 from official_layout import write_official_folder
 from safetensors.torch import load_file, save_file
 
@@ -210,11 +209,11 @@ def demo_copy(small_demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     yield Path(shutil.copytree(small_demo.folder / "base", tmp_path_factory.mktemp("copy") / "base"))
 
 
-def test_tool_ends_with_0_for_a_whole_folder_and_with_2_and_the_parts_for_another(demo_copy: Path) -> None:
-    done = run_tool("tools/check_model.py", demo_copy)
+def test_tool_ends_with_0_for_a_whole_folder_and_with_2_and_the_parts_for_another(warm, demo_copy: Path) -> None:
+    done = warm.run_alone("tools/check_model.py", demo_copy)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, f"{demo_copy} is whole"), done.stderr
     assert "all finite in 92 tensors" in done.stdout
     (demo_copy / "tokenizer.json").write_text("{}")
-    done = run_tool("tools/check_model.py", "--quick", demo_copy)
+    done = warm.run_alone("tools/check_model.py", "--quick", demo_copy)
     assert (done.returncode, done.stderr) == (2, "")
     assert done.stdout.splitlines()[-1] == f"{demo_copy} is NOT whole: tokenizer, crops"

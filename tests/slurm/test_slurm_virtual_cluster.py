@@ -26,10 +26,7 @@ with virtual_cluster(num_nodes=2) as cluster:
 
 def start() -> tuple[subprocess.Popen, int, Path]:
     command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent)]
-    # A command that a shell started in the background has SIGINT ignored, and so would this process.
-    at_work = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, at_work)
     assert process.stdout is not None
     number, folder = process.stdout.readline().split()
     return process, int(number), Path(folder)

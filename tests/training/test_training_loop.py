@@ -99,9 +99,9 @@ def test_wandb_run_file_holds_every_metric_and_the_table_of_pictures(undisturbed
     assert any("image" in name.lower() or "picture" in name.lower() for name in told["columns"])
 
 
-def test_plain_python_on_one_process_sees_the_same_steps(small_demo, undisturbed, tmp_path):
+def test_one_process_sees_the_same_steps(warm, small_demo, undisturbed, tmp_path):
     quiet = ("evaluation.every_steps=0", "tracking.wandb=disabled")
-    done = run_tool("launch/train.py", *small_demo.recipe(tmp_path / "alone", *OPTIONS, *quiet))
+    done = warm.run_alone("launch/train.py", *small_demo.recipe(tmp_path / "alone", *OPTIONS, *quiet))
     assert done.returncode == 0, done.stderr
     one, two = lines_of(tmp_path / "alone"), lines_of(undisturbed.folder)
     for alone, expected in zip(one, two, strict=True):
@@ -161,7 +161,7 @@ def test_resume_with_another_seed_is_refused_with_the_difference(warm, small_dem
 
 
 def test_consolidated_folder_loads_and_equals_the_merge_by_deepspeed_itself(warm, undisturbed, tmp_path):
-    done = run_tool("tools/consolidate.py", undisturbed.folder, tmp_path / "export")
+    done = warm.run_alone("tools/consolidate.py", undisturbed.folder, tmp_path / "export")
     assert done.returncode == 0, done.stderr
     checkpoint = newest_checkpoint(undisturbed.folder).folder
     words = ("--safe_serialization", "-t", "engine", checkpoint, tmp_path / "fp32")
