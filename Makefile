@@ -49,7 +49,7 @@ slurm-install: ## Debian's Slurm, for the two below (root)
 	test -z "$$missing" || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM) >/dev/null; }
 
 slurm-test: $(INSTALLED) slurm-install ## whatever dies, a job goes on: a real Slurm of 9 virtual nodes (about an hour)
-	$(CPU) $(BIN)/python -m pytest -m slurm tests/slurm tests/launch
+	$(CPU) $(BIN)/python -m pytest -m slurm
 
 slurm-smoke: $(INSTALLED) slurm-install ## one case of it: warned, saved, requeued, resumed (at most 8 minutes)
 	$(CPU) $(BIN)/python -m pytest -m slurm_smoke tests/slurm

@@ -10,10 +10,13 @@ import sys
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from phi3v_dist.config.loading import load_config
 from phi3v_dist.console import run_command, say, table
-from phi3v_dist.packing.forecast import Forecast, forecast
+
+if TYPE_CHECKING:
+    from phi3v_dist.packing.forecast import Forecast
 
 EXAMPLE = """example:
   python tools/plan_packs.py --config launch/recipes/demo_cpu.yaml --ranks 2 packing.pack_tokens=1024"""
@@ -23,6 +26,7 @@ def main() -> int:
     """Forecast, print, and say by the exit code whether it can be trained."""
     arguments = _parse()
     from phi3v_dist.documents.processor import DocumentProcessor  # after --help: slow to import
+    from phi3v_dist.packing.forecast import forecast
     from phi3v_dist.packing.from_shards import heldout_plan, lengths_of, train_plan
     from phi3v_dist.shards.sources import open_sources
 
@@ -45,13 +49,10 @@ def main() -> int:
     return 2 if told.violations else 0
 
 
-def _show(told: Forecast, long: list[str]) -> None:
+def _show(told: "Forecast", long: list[str]) -> None:
     table("plan of an epoch", ["what", "value"], told.rows())
-    table(
-        "fill by packing.pack_tokens",
-        ["tokens", "fill"],
-        [(n, f"{x:.2%}") for n, x in told.fill_by_pack_tokens.items()],
-    )
+    fills = [(n, f"{x:.2%}") for n, x in told.fill_by_pack_tokens.items()]
+    table("fill by packing.pack_tokens", ["tokens", "fill"], fills)
     for line in told.advice:
         say(f"better: {line}")
     if told.long_documents:

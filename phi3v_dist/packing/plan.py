@@ -27,7 +27,8 @@ from phi3v_dist.packing.subset import pack_documents
 
 PLAN_VERSION = 2  # another number: the same options give other steps
 
-_WINDOWS_KEPT, _BLOCKS_KEPT = 4, 2
+_WINDOWS_KEPT, _EPOCHS_KEPT = 4, 2
+_STEPS_KEPT = 64  # loaders ask so far ahead at most, or nearly
 _COUNTED_DOCUMENTS = 4_000_000  # up to so many a run's steps are counted, above estimated
 _SAMPLED_WINDOWS = 16
 _UNKNOWN = -1
@@ -97,12 +98,12 @@ class Plan:
             seed=seed,
         )
         self._known: dict[int, NDArray[np.int32]] = {}
-        self._windows = lru_cache(_BLOCKS_KEPT)(self._order.windows)
+        self._windows = lru_cache(_EPOCHS_KEPT)(self._order.windows)
         self.window_packs = lru_cache(_WINDOWS_KEPT)(self._window_packs)
-        self._block = lru_cache(_BLOCKS_KEPT)(self._deal_block)
+        self._block = lru_cache(2 + _STEPS_KEPT // options.balance_steps)(self._deal_block)
 
     def step(self, number: int) -> StepPlan:
-        """Step ``number`` (0, 1, …); two blocks of steps are kept, so that neighbours cost nothing."""
+        """Step ``number`` (0, 1, …); some blocks of steps are kept, so that neighbours cost nothing."""
         epoch, place = 0, number
         while not self._has_step(epoch, place):
             place -= self.steps_per_epoch(epoch)

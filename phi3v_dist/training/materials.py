@@ -7,12 +7,13 @@ data and model folder shows here, before a parameter is loaded.
 from dataclasses import dataclass
 from itertools import islice
 
-from phi3v_dist.config.options import PackingOptions, RunConfig
+from phi3v_dist.config.options import RunConfig
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.model.check import check_fit
 from phi3v_dist.model.folder import fingerprint, read_config, shapes_in
 from phi3v_dist.packing.from_shards import heldout_plan, lengths_of, train_plan
 from phi3v_dist.packing.plan import PLAN_VERSION, Plan
+from phi3v_dist.packing.planned_lengths import PlannedLengths
 from phi3v_dist.packing.steps import idle_share, nearest_without_idle
 from phi3v_dist.shards.sources import SourcesIndex, open_sources
 from phi3v_dist.training.window_counts import recall_windows
@@ -52,9 +53,9 @@ def gather_materials(config: RunConfig) -> Materials:
     return Materials(index, processor, plan, heldout, total_steps, trained_on)
 
 
-def warnings_of(materials: Materials, packing: PackingOptions, num_ranks: int) -> list[str]:
+def warnings_of(materials: Materials, config: RunConfig, num_ranks: int) -> list[str]:
     """What a user should know about the plan before it is followed."""
-    plan, packs = materials.plan, packing.packs_per_step
+    packs = config.packing.packs_per_step
     warnings = []
     if (idle := idle_share(packs, num_ranks)) > _MOST_IDLE_SHARE:
         good = nearest_without_idle(packs, num_ranks)
@@ -62,11 +63,25 @@ def warnings_of(materials: Materials, packing: PackingOptions, num_ranks: int) -
             f"packing.packs_per_step={packs} leaves {num_ranks} ranks idle for {idle:.0%} of the time; "
             f"nearest without: packing.packs_per_step={good}"
         )
-    if plan.lengths.long_documents:
-        keys = ", ".join(materials.index.key(number) for number in islice(plan.lengths.too_long(), _NAMED_DOCUMENTS))
-        more = ", …" if plan.lengths.long_documents > _NAMED_DOCUMENTS else ""
-        warnings.append(
-            f"{plan.lengths.long_documents} documents are longer than packing.pack_tokens={packing.pack_tokens}: "
-            f"{plan.lengths.long_documents - plan.lengths.dropped} cut, {plan.lengths.dropped} left out ({keys}{more})"
-        )
+    trained = {source.name for source in materials.plan.sources}
+    warnings += [
+        f"shards.sources: {folder} has no train sample, so there is nothing to take {epochs:g} times an epoch"
+        for folder, epochs in config.shards.sources.items()
+        if folder not in trained
+    ]
+    plans = [("train", materials.plan), ("heldout", materials.heldout)]
+    warnings += [
+        _long_documents(materials.index, plan.lengths, split, config.packing.pack_tokens)
+        for split, plan in plans
+        if plan is not None and plan.lengths.long_documents
+    ]
     return warnings
+
+
+def _long_documents(index: SourcesIndex, lengths: PlannedLengths, split: str, pack_tokens: int) -> str:
+    keys = ", ".join(index.key(number) for number in islice(lengths.too_long(), _NAMED_DOCUMENTS))
+    more = ", …" if lengths.long_documents > _NAMED_DOCUMENTS else ""
+    return (
+        f"{lengths.long_documents} {split} documents are longer than packing.pack_tokens={pack_tokens}: "
+        f"{lengths.long_documents - lengths.dropped} cut, {lengths.dropped} left out ({keys}{more})"
+    )

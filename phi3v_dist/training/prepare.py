@@ -169,7 +169,7 @@ def _announce(
         f"{plan.lengths.documents} documents in packs of up to {packing.pack_tokens} tokens "
         f"({plan.fill_ahead():.1%} full), {materials.total_steps} steps of {packing.packs_per_step} packs",
     )
-    for warning in warnings_of(materials, packing, who.num_ranks) if who.is_rank_0 else ():
+    for warning in warnings_of(materials, config, who.num_ranks) if who.is_rank_0 else ():
         log.warning("%s", warning)
     if checkpoint is not None:
         tell(who, f"going on at step {checkpoint.step} from {checkpoint.folder}")

@@ -101,13 +101,14 @@ def _check_meaning(loaded: LoadedConfig, checkpoint: Checkpoint, trained_on: dic
             mend="Give the old values, or another run_folder for a new run.",
         )
     for option, now in trained_on.items():
-        before = checkpoint.trained_on.get(option, "another version's")
+        before = checkpoint.trained_on.get(option, "unknown")
         if now != before:
-            raise CheckpointError(
-                f"its content is not what this run was trained on: {before[:12]} → {now[:12]} (SHA-256)",
-                where=option,
-                mend="Put the old content back, or give another run_folder for a new run.",
-            )
+            what = f"its content is not what this run was trained on: {before[:12]} → {now[:12]} (SHA-256)"
+            mend = "Put the old content back"
+            if option == "packing":
+                what = f"another version planned the steps of this run: {before} → {now}"
+                mend = "Go on with the version that began the run"
+            raise CheckpointError(what, where=option, mend=f"{mend}, or give another run_folder for a new run.")
 
 
 def open_run_folder(loaded: LoadedConfig) -> None:

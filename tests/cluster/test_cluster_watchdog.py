@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from engine_hang_worker import GUILTY_RANK, WRONG_LAYER, WRONG_STEP
 from engine_hang_worker import LIMIT_SECONDS as ENGINE_LIMIT_SECONDS
 from watchdog_worker import LIMIT_SECONDS
@@ -152,6 +153,7 @@ def test_marks_in_time_and_patience_keep_a_rank_alive_and_nothing_is_left(tmp_pa
     assert not (tmp_path / "hang").exists()
 
 
+@pytest.mark.slurm
 def test_under_zero_3_the_decoder_layer_in_which_a_rank_left_the_order_is_named(small_demo, tmp_path: Path) -> None:
     data = (small_demo.folder / "base", small_demo.folder / "shards")
     ranks = start_ranks("engine_hang_worker.py", *data, tmp_path, num_ranks=3)

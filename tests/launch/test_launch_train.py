@@ -198,6 +198,7 @@ def three_steps_are_done(run_folder: Path) -> bool:
     return metrics.exists() and metrics.read_text().count("\n") >= 3
 
 
+@pytest.mark.slurm
 def test_killing_one_rank_ends_the_whole_run_under_deepspeed(small_demo, tmp_path):
     command = with_deepspeed(*small_demo.recipe(tmp_path / "train", *QUICK))
     with marked() as (environment, alive), open(tmp_path / "output", "w+") as output:

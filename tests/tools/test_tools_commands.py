@@ -7,7 +7,6 @@ import argparse
 import csv
 import json
 import re
-import resource
 import runpy
 import shlex
 import shutil
@@ -26,12 +25,11 @@ from phi3v_dist.tracking.metrics import MetricsFile
 COMMANDS = sorted(
     str(path.relative_to(REPOSITORY)) for room in ("launch", "tools") for path in (REPOSITORY / room).glob("*.py")
 )
-MOST_SECONDS_OF_HELP = 2.0
 RECIPE = "launch/recipes/demo_cpu.yaml"
 SHAPE = re.compile(r"ERROR [^:]+: .+\. \S.+")  # where: what (found value). mend
 RAN = (
     "import runpy, sys\nsys.argv = sys.argv[1:]\ntry:\n    runpy.run_path(sys.argv[0], run_name='__main__')\nfinally:\n"
-    "    print('torch' in sys.modules, file=sys.stderr)"
+    "    print({'torch', 'transformers', 'scipy', 'numba', 'pandas'} & sys.modules.keys(), file=sys.stderr)"
 )
 
 
@@ -50,29 +48,21 @@ def call(monkeypatch, capfd):
     return call
 
 
-def _cpu_seconds_of_children() -> float:
-    """Seconds that a busy machine doesn't stretch."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 @pytest.fixture(scope="module", params=COMMANDS)
 def helped(request):
-    """A command, its help, and what it took."""
-    before = _cpu_seconds_of_children()
+    """A command, and its help."""
     done = subprocess.run([sys.executable, "-c", RAN, request.param, "--help"], cwd=REPOSITORY, capture_output=True,
                           text=True, timeout=60, check=True)  # fmt: skip
-    return request.param, done, _cpu_seconds_of_children() - before
+    return request.param, done
 
 
-def test_help_comes_at_once_without_torch(helped):
-    _, done, seconds = helped
-    assert done.stderr.strip() == "False"
-    assert seconds < MOST_SECONDS_OF_HELP
+def test_help_comes_without_what_takes_long_to_import(helped):
+    _, done = helped
+    assert done.stderr.strip() == "set()"
 
 
 def test_help_ends_with_an_example_that_the_command_takes(helped, monkeypatch):
-    command, done, _ = helped
+    command, done = helped
     *_, title, example = done.stdout.splitlines()
     assert title == "example:" and example.startswith("  ")
     launcher, *words = shlex.split(example)

@@ -119,12 +119,7 @@ def test_finished_run_is_not_started_again(small_demo, undisturbed):
 
 
 def test_deepspeed_launcher_trains_packs_of_8192_tokens(small_demo, tmp_path):
-    options = (
-        "packing.pack_tokens=8192",
-        "training.steps=2",
-        "evaluation.every_steps=0",
-        "tracking.wandb=disabled",
-    )
+    options = ("packing.pack_tokens=8192", "training.steps=1", "evaluation.every_steps=0", "tracking.wandb=disabled")
     done = run(with_deepspeed(*small_demo.recipe(tmp_path / "train", *options)))
     assert done.returncode == 0, done.stdout + done.stderr
     line = json.loads((tmp_path / "train/metrics.jsonl").read_text().splitlines()[0])

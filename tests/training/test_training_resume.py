@@ -119,6 +119,11 @@ def test_other_content_is_refused_and_both_fingerprints_named(run: Path, option:
     assert f"{DATA[option][:12]} → {'b' * 12}" in told
 
 
+def test_steps_of_another_plan_are_refused_and_both_named(run: Path) -> None:
+    told = refusal(run, data=DATA | {"packing": "plan 9"})
+    assert "another version planned the steps of this run: unknown → plan 9" in told
+
+
 @pytest.mark.parametrize("option", ["shards.folder", "model.folder"])
 def test_equal_content_may_lie_in_another_folder(run: Path, option: str) -> None:
     assert find_checkpoint(loaded(run, f"{option}=/elsewhere"), DATA, ALONE) is not None
