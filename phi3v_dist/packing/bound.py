@@ -61,16 +61,19 @@ def _fewest_packs(
     while True:
         solved = linprog(np.ones(columns.shape[1]), A_ub=-columns, b_ub=-counts, method="highs")
         prices = -solved.ineqlin.marginals
-        worth, way = _knapsack(classes, prices, pack_tokens)
+        worth, ways = _knapsack(classes, prices, pack_tokens)
         fewest = max(fewest, solved.fun / max(worth, 1.0))
         if worth <= 1 + _GOOD_ENOUGH or time.monotonic() > end:
             return fewest
-        columns = np.concatenate([columns, way[:, None]], axis=1)
+        columns = np.concatenate([columns, np.unique(ways, axis=0).T], axis=1)
 
 
 @compiled
 def _knapsack(classes, prices, room):  # type: ignore[no-untyped-def]
-    """The filling of ``room`` that is worth most at these prices: its worth, and how many of each class."""
+    """Fillings of ``room`` at these prices: what the best is worth, and the best with each class [fillings, classes].
+
+    Those that are worth no more than 1 are left out, the linear program has as good ones.
+    """
     best = np.zeros(room + 1)
     last = np.full(room + 1, -1)
     for size in range(1, room + 1):
@@ -82,12 +85,17 @@ def _knapsack(classes, prices, room):  # type: ignore[no-untyped-def]
             if worth > best[size] + 1e-12:
                 best[size] = worth
                 last[size] = number
-    way = np.zeros(len(classes))
-    size = room
-    while size > 0:
-        if last[size] < 0:
-            size -= 1
-        else:
-            way[last[size]] += 1
-            size -= classes[last[size]]
-    return best[room], way
+    ways = np.zeros((len(classes), len(classes)))
+    found = 0
+    for first in range(len(classes)):
+        size = room - classes[first]
+        if prices[first] + best[size] > 1 + 1e-9:
+            ways[found, first] = 1
+            while size > 0:
+                if last[size] < 0:
+                    size -= 1
+                else:
+                    ways[found, last[size]] += 1
+                    size -= classes[last[size]]
+            found += 1
+    return best[room], ways[:found]

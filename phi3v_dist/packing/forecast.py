@@ -130,7 +130,7 @@ def forecast(plan: Plan, ranks: int, *, quiet: bool = False) -> Forecast:
         sums.add(plan.step(number))
     options = plan.options
     lengths = plan.lengths.tokens(np.repeat(np.arange(len(sums.counts)), sums.counts))
-    begin = [plan.lengths.tokens(pack) for pack in plan.step(0).packs[:_BOUND_BEGINS_WITH]]
+    begin = [plan.lengths.tokens(pack) for pack in plan.window_packs(0, 0).as_lists()[:_BOUND_BEGINS_WITH]]
     return Forecast(
         documents=plan.lengths.documents,
         long_documents=plan.lengths.long_documents,

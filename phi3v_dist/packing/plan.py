@@ -27,7 +27,8 @@ from phi3v_dist.packing.subset import pack_documents
 
 PLAN_VERSION = 2  # another number: the same options give other steps
 
-_WINDOWS_KEPT, _EPOCHS_KEPT = 4, 2
+_LEAST_WINDOWS_KEPT, _DOCUMENTS_KEPT = 4, 1_000_000  # so much is packed once, to count the steps and to make them
+_EPOCHS_KEPT = 2
 _STEPS_KEPT = 64  # loaders ask so far ahead at most, or nearly
 _COUNTED_DOCUMENTS = 4_000_000  # up to so many a run's steps are counted, above estimated
 _SAMPLED_WINDOWS = 16
@@ -99,7 +100,8 @@ class Plan:
         )
         self._known: dict[int, NDArray[np.int32]] = {}
         self._windows = lru_cache(_EPOCHS_KEPT)(self._order.windows)
-        self.window_packs = lru_cache(_WINDOWS_KEPT)(self._window_packs)
+        kept = _DOCUMENTS_KEPT * self.windows_per_epoch() // self.lengths.documents
+        self.window_packs = lru_cache(max(_LEAST_WINDOWS_KEPT, kept))(self._window_packs)
         self._block = lru_cache(2 + _STEPS_KEPT // options.balance_steps)(self._deal_block)
 
     def step(self, number: int) -> StepPlan:
