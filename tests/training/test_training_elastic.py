@@ -14,6 +14,7 @@ pytestmark = pytest.mark.timeout(600)
 STOP, STEPS = 6, 9
 RANKS = (1, 3, 4)
 OPTIONS = (
+    "training.precision=bf16",
     "training.warmup_share=0",  # the rate doesn't depend on how long a run is meant to be
     "training.min_learning_rate_share=1",
     "packing.packs_per_step=6",  # with 4 ranks the last row has gaps

@@ -107,7 +107,7 @@ def test_one_process_sees_the_same_steps(warm, small_demo, undisturbed, tmp_path
     for alone, expected in zip(one, two, strict=True):
         counted = ("step", "tokens", "supervised_tokens", "documents", "packs")
         assert [alone[name] for name in counted] == [expected[name] for name in counted]
-    # bf16 rounding differs with the number of ranks
+    # rounding differs with the number of ranks
     assert [line["loss"] for line in one] == pytest.approx([line["loss"] for line in two], rel=0.02)
 
 
@@ -127,8 +127,12 @@ def test_deepspeed_launcher_trains_packs_of_8192_tokens(small_demo, tmp_path):
 
 
 def test_frozen_vision_is_exported_bit_for_bit_and_the_language_model_trains(warm, small_demo, tmp_path):
-    """As for the real model, parameters are gathered and activations computed again."""
-    as_real = ("model.activation_checkpointing=true", f"training.deepspeed_config={nothing_persists(tmp_path)}")
+    """As for the real model: bf16, parameters are gathered, activations computed again."""
+    as_real = (
+        "training.precision=bf16",
+        "model.activation_checkpointing=true",
+        f"training.deepspeed_config={nothing_persists(tmp_path)}",
+    )
     quiet = ("evaluation.every_steps=0", "tracking.wandb=disabled", "checkpoints.every_steps=3")
     frozen = ("model.train_vision=false", "training.steps=3", "packing.packs_per_step=3")  # an odd number: a blank pack
     recipe = small_demo.recipe(tmp_path / "train", *frozen, *as_real, *quiet)
