@@ -127,7 +127,7 @@ def test_the_trial_steps_saves_and_loads_and_predicts_the_real_checkpoint(cases,
     trained = int(parameters[1].replace(",", ""))
     with safe_open(small_demo.folder / "base/model.safetensors", "pt") as weights:
         numbers = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-    size = 12 * trained + 4 * (numbers - trained)  # fp32 weights of what is frozen
+    size = 12 * trained + 2 * (numbers - trained)  # bf16 weights of what is frozen
     assert f"{size / 1e6:.2f} MB: about " in out
 
 
