@@ -1,4 +1,4 @@
-"""A model folder whose files don't belong together is refused before anything is loaded."""
+"""A model folder whose files don't belong together is refused before anything is loaded; what a plan warns of."""
 
 from pathlib import Path
 from types import SimpleNamespace
