@@ -1,6 +1,8 @@
 """Device, process group and kernel follow from the options and from what the machine has."""
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -51,6 +53,22 @@ def test_without_a_gpu_it_is_gloo_and_sdpa_and_deepspeed_is_told(monkeypatch: py
     assert (backend.dtype, backend.attention_kernel) == (torch.bfloat16, "sdpa")
     assert backend.reason.startswith("cpu, gloo, bf16, attention sdpa (")
     assert os.environ["DS_ACCELERATOR"] == "cpu"
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch multiplies without MKL")
+def test_on_a_cpu_mkl_sums_alike_wherever_arrays_lie() -> None:
+    code = """
+import torch
+from phi3v_dist.cluster.who import ALONE
+from phi3v_dist.config.options import RunConfig
+from phi3v_dist.training.backend import choose_backend
+choose_backend(RunConfig.model_validate({"training": {"device": "cpu"}}), ALONE)
+torch.ones(64, 64) @ torch.ones(64, 64)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"} | {"MKL_VERBOSE": "1"}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    products = [line for line in told.stdout.splitlines() if "SGEMM(" in line]  # MKL's own account of each call
+    assert products and all("CNR:AUTO" in line for line in products)
 
 
 def test_each_rank_takes_the_gpu_of_its_number_on_the_machine(gpus: pytest.MonkeyPatch) -> None:
