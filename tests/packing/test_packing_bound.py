@@ -14,11 +14,11 @@ def _fill(lengths: np.ndarray, pack_tokens: int) -> float:
     return lengths.sum() / (len(ends) * pack_tokens)
 
 
-@given(st.lists(st.integers(1, 90), min_size=1, max_size=60), st.integers(90, 200))
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=60), st.integers(90, 200), st.sampled_from([0, 10]))
 @settings(max_examples=40)
-def test_no_packing_is_fuller_than_the_bound(lengths: list[int], pack_tokens: int):
+def test_no_packing_is_fuller_than_the_bound(lengths: list[int], pack_tokens: int, most_seconds: float):
     told = np.array(lengths)
-    assert _fill(told, pack_tokens) <= fill_bound(told, pack_tokens) + 1e-9
+    assert _fill(told, pack_tokens) <= fill_bound(told, pack_tokens, most_seconds=most_seconds) + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,14 @@ def test_the_bound_of_the_catalogue_mix_is_the_one_that_was_published(pictures: 
     text = np.clip(np.round(np.exp(random.normal(np.log(50), 0.4, 60_000))), 20, 120)
     told = (random.choice(lengths[pictures][0], 60_000, p=lengths[pictures][1]) + text).astype(np.int64)
     assert fill_bound(told, 8192, most_seconds=60) == pytest.approx(published, abs=0.002)
+
+
+def test_the_bound_comes_nearer_as_units_are_halved():
+    often, once = np.repeat(np.arange(2731, 2736), 1000), np.arange(2736, 3136)
+    lengths = np.concatenate([often, once])  # above a third: no three go together, which eights can't tell
+    best = lengths.mean() * 2 / 8192
+    assert fill_bound(lengths, 8192, most_seconds=0) > best + 0.1
+    assert fill_bound(lengths, 8192, most_seconds=30) == pytest.approx(best, rel=1e-3)
 
 
 def test_many_lengths_are_rounded_down_and_the_bound_stays_true():
