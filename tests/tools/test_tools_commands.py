@@ -3,7 +3,6 @@
 The commands run inside this process as ``__main__``, except where time and imports are what is looked at.
 """
 
-import argparse
 import csv
 import json
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from launching import REPOSITORY
+from parsing import parsed
 
 from phi3v_dist.config.loading import load_config
 from phi3v_dist.config.options import RunConfig
@@ -68,31 +68,11 @@ def test_help_ends_with_an_example_that_the_command_takes(helped, monkeypatch):
     launcher, *words = shlex.split(example)
     assert (launcher, words[0]) in {("python", command), ("deepspeed", "--num_gpus")}
     given = words[words.index(command) + 1 :]
-    taken = _parsed(command, given, monkeypatch)
+    taken = parsed(command, given, monkeypatch)
     paths = [value for value in vars(taken).values() if isinstance(value, Path)]
     assert all((REPOSITORY / path).exists() or path.parts[:2] == ("runs", "demo") for path in paths), paths
     if "config" in taken:
         assert load_config(REPOSITORY / taken.config, taken.overrides).config != RunConfig()
-
-
-def _parsed(command: str, given: list[str], monkeypatch) -> argparse.Namespace:
-    """What the command's own parser makes of its arguments; the command goes no further."""
-
-    class Parsed(Exception):
-        pass
-
-    def stop_after(parse):
-        def parse_and_stop(self, *arguments):
-            raise Parsed(parse(self, *arguments))
-
-        return parse_and_stop
-
-    for name in ("parse_args", "parse_intermixed_args"):
-        monkeypatch.setattr(argparse.ArgumentParser, name, stop_after(getattr(argparse.ArgumentParser, name)))
-    monkeypatch.setattr(sys, "argv", [command, *given])
-    with pytest.raises(Parsed) as parsed:
-        runpy.run_path(str(REPOSITORY / command), run_name="__main__")
-    return parsed.value.args[0]
 
 
 # {work}: a folder with nothing but a file called "file"; {demo}: the small demo

@@ -26,11 +26,15 @@ _FROM_TABLE = ("product_code", "title")
 
 def main() -> None:
     """Write the shards and print the seconds of the loop alone: importing webdataset imports torch."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/bench/shards_plain_loop.py --checks runs/demo/catalog/products.csv runs/loop",
+    )
     parser.add_argument("table", type=Path, help="CSV; picture paths start from its folder")
     parser.add_argument("folder", type=Path, help="where tar files are written")
-    parser.add_argument("--checks", action="store_true")
-    parser.add_argument("--durable", action="store_true")
+    parser.add_argument("--checks", action="store_true", help="decode, judge and hash each picture")
+    parser.add_argument("--durable", action="store_true", help="each tar file survives a power cut")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True)
     started = time.monotonic()
