@@ -48,7 +48,7 @@ slurm-install: ## Debian's Slurm, for the two below (root)
 	@PATH=$$PATH:/usr/sbin; for needed in slurmctld slurmd sbatch munged ip shellcheck; do command -v $$needed >/dev/null || missing=1; done; \
 	test -z "$$missing" || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM) >/dev/null; }
 
-slurm-test: $(INSTALLED) slurm-install ## whatever dies, a job goes on: a real Slurm of 9 virtual nodes (about an hour)
+slurm-test: $(INSTALLED) slurm-install ## whatever dies, a job goes on: a real Slurm of 9 virtual nodes (half an hour to an hour)
 	$(CPU) $(BIN)/python -m pytest -m slurm
 
 slurm-smoke: $(INSTALLED) slurm-install ## one case of it: warned, saved, requeued, resumed (at most 8 minutes)
