@@ -1,4 +1,4 @@
-"""What a command's own parser makes of its arguments."""
+"""Runs a command as far as its parser, so that a test sees whether it takes an example."""
 
 import argparse
 import runpy

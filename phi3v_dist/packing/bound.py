@@ -37,8 +37,8 @@ def fill_bound(lengths: Numbers, pack_tokens: int, packs: Iterable[Numbers] = ()
     unit, end = _first_unit(lengths), time.monotonic() + most_seconds
     while unit:
         started = time.monotonic()
-        found = _fewest_packs(lengths // unit, pack_tokens // unit, [pack // unit for pack in known], end)
-        fewest = max(fewest, found)
+        in_units = [pack // unit for pack in known]
+        fewest = max(fewest, _fewest_packs(lengths // unit, pack_tokens // unit, in_units, end))
         now = time.monotonic()
         unit = unit // 2 if (now - started) * _NEXT_TAKES < end - now else 0
     return min(1.0, tokens / (math.ceil(fewest - 1e-6) * pack_tokens))

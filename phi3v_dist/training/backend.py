@@ -99,8 +99,8 @@ def _settle_libraries(device: torch.device) -> None:
     """Tell DeepSpeed the device before its first import, and silence the one warning that torch 2.13 repeats for it.
 
     Without ``MKL_CBWR`` MKL promises the same sums from run to run only for arrays that lie alike in memory, and a
-    resumed run's don't (oneMKL developer guide, "Getting Started with Conditional Numerical Reproducibility"). ``AUTO``
-    takes the quickest branch, also on CPUs that aren't Intel's.
+    resumed run's may not (oneMKL developer guide, "Getting Started with Conditional Numerical Reproducibility").
+    ``AUTO`` takes the quickest branch, also on CPUs that aren't Intel's.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed.*")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.*")

@@ -56,7 +56,7 @@ def test_without_a_gpu_it_is_gloo_and_sdpa_and_deepspeed_is_told(monkeypatch: py
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch multiplies without MKL")
-def test_on_a_cpu_mkl_sums_alike_wherever_arrays_lie() -> None:
+def test_on_a_cpu_mkl_runs_in_its_reproducible_mode() -> None:
     code = """
 import torch
 from phi3v_dist.cluster.who import ALONE
