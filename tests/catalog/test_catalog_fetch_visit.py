@@ -32,8 +32,8 @@ def test_retry_after_holds_back_everybody_who_waits_for_the_host(server, other_s
     fetch_pictures(catalog(*urls, other_server.url("good/a.png")), quick(connections_per_host=2, attempts=20))
     starts = [seen.seconds for seen in server.pictures()]
     assert len(starts) == 8
-    assert starts[2] - starts[0] > 0.95  # two were on their way
-    assert other_server.pictures()[0].seconds - starts[0] < 0.5
+    assert starts[2] - starts[0] > 0.99  # two were on their way
+    assert other_server.pictures()[0].seconds < starts[2]
 
 
 def test_retry_after_is_bounded(server, catalog, quick) -> None:
@@ -42,7 +42,7 @@ def test_retry_after_is_bounded(server, catalog, quick) -> None:
     urls = [server.url("first/429/86400/a.png"), server.url(f"first/503/{date}/b.png".replace(",", "%2C"))]
     summary = fetch_pictures(catalog(*urls), quick(max_wait_seconds=0.1))
     assert summary.counts["fetched"] == 2
-    assert 0.1 < time.monotonic() - started < 5
+    assert 0.1 < time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_retry_after_in_seconds(header: str, seconds: float | None) -> None:
 def test_retry_after_as_a_date(minutes: int, seconds: float) -> None:
     date = datetime.now(UTC) + timedelta(minutes=minutes)
     for header in (format_datetime(date, usegmt=True), date.strftime("%a, %d %b %Y %H:%M:%S -0000")):
-        assert retry_after_seconds(header) == pytest.approx(seconds, abs=2)
+        assert retry_after_seconds(header) == pytest.approx(seconds, abs=30)
 
 
 def test_redirects_to_another_host_are_followed_in_its_turn(server, other_server, catalog, quick) -> None:
