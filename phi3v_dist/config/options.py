@@ -190,10 +190,10 @@ class PackingOptions(Options):
         8192, description="Longest pack (tokens). Nothing is padded, packs may be shorter."
     )
     packs_per_step: Count = Field(384, description="Packs in one optimizer step, whatever the number of ranks.")
-    window_shards: Count = Field(16, description="Fewest shards shuffled and packed together.")
+    window_shards: Count = Field(32, description="Fewest shards shuffled and packed together.")
     window_packs: Count = Field(2048, description="Fewest packs, about, that such a window gives.")
     pool_documents: Count = Field(1024, description="Oldest unplaced documents that a pack may choose from.")
-    choose_documents: Count = Field(64, description="Candidates for the exact filling of a pack's last part.")
+    choose_documents: Count = Field(160, description="Candidates for the exact filling of a pack's last part.")
     balance_steps: Count = Field(32, description="Steps among which packs are dealt, alike ones into one micro-step.")
     group_packs: Count = Field(64, description="Packs that are dealt together, best as many as there are ranks.")
     long_documents: Literal["error", "drop", "truncate"] = Field(

@@ -10,9 +10,11 @@ of all windows in a row are cut into blocks of ``balance_steps`` steps, and the 
 window gave is remembered (``packs_known``), so that step n is found again without packing what lies before it.
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -120,7 +122,7 @@ class Plan:
         return len(step_sizes(self.packs_per_epoch(epoch), self.options.packs_per_step))
 
     def packs_per_epoch(self, epoch: int = 0) -> int:
-        """Packs of an epoch; packs all of its windows, the first time."""
+        """Packs of an epoch; packs all of its windows, the first time, on all cores."""
         return self._count_packs(epoch, None)
 
     def windows_per_epoch(self, epoch: int = 0) -> int:
@@ -172,6 +174,9 @@ class Plan:
     def _count_packs(self, epoch: int, needed: int | None) -> int:
         """Packs of an epoch, or of so many of its windows that there are ``needed``."""
         known = self._counts(epoch)
+        if needed is None:
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as side_by_side:
+                list(side_by_side.map(partial(self.window_packs, epoch), np.flatnonzero(known == _UNKNOWN).tolist()))
         count = 0
         for window in range(len(known)):
             if needed is not None and count >= needed:

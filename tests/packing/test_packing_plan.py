@@ -69,6 +69,17 @@ def test_steps_are_the_same_whichever_is_asked_first(balance: int):
     assert as_lists(forward, range(steps)) == [reverse[number] for number in range(steps)]
 
 
+def test_windows_packed_side_by_side_are_those_packed_one_by_one():
+    one_by_one, side_by_side = (make_plan(LENGTHS, packs_per_step=7, window_shards=1) for _ in range(2))
+    counts = [len(one_by_one.window_packs(0, window)) for window in range(one_by_one.windows_per_epoch())]
+    assert len(counts) == 30
+    side_by_side.packs_per_epoch()
+    assert side_by_side.packs_known()[0].tolist() == counts
+    for window in range(30):
+        told, wanted = (plan.window_packs(0, window) for plan in (side_by_side, one_by_one))
+        assert told.documents.tolist() == wanted.documents.tolist()
+
+
 def test_a_remembered_count_finds_a_step_without_packing_what_lies_before_it():
     options = {"packs_per_step": 4, "balance_steps": 2, "window_shards": 1}
     told = make_plan(LENGTHS, **options)
