@@ -26,12 +26,18 @@ _QUALITY = 95  # of pictures that are saved anew
 
 @dataclass(frozen=True)
 class GoodPicture:
-    """``number``: of the product's pictures; ``sha256``: of its bytes as they came; ``fingerprint``: likeness.py.
+    """``number``: of the product's pictures; ``num_bytes``, ``suffix``, ``width``, ``height``: as it came
+    (``images.read_header``); ``sha256``: of its bytes; ``fingerprint``: likeness.py.
 
-    Both are None where only the header was read. ``save_anew``: it is repaired or made smaller when it is written.
+    The last two are None where only the header was read. ``save_anew``: it is repaired or made smaller when it is
+    written.
     """
 
     number: int
+    num_bytes: int
+    suffix: str
+    width: int
+    height: int
     sha256: bytes | None
     fingerprint: bytes | None
     save_anew: bool
@@ -69,12 +75,15 @@ def saved_anew(content: bytes, options: CatalogOptions) -> bytes:
 def _checked(number: int, picture: Picture, options: CatalogOptions) -> GoodPicture:
     with _faults(picture):
         content = picture.read()
-        opened, oddities = _opened(content, options), read_header(content).oddities
+        opened, header = _opened(content, options), read_header(content)
         return GoodPicture(
-            number=number,
+            number,
+            len(content),
+            header.suffix,
+            *opened.size,
             sha256=hashlib.sha256(content).digest(),
             fingerprint=fingerprint(opened).tobytes(),
-            save_anew=_save_anew(picture, opened.size, oddities, options),
+            save_anew=_save_anew(picture, opened.size, header.oddities, options),
         )
 
 
@@ -84,9 +93,10 @@ def _header_checked(number: int, picture: Picture, options: CatalogOptions) -> G
         if math.prod(header.size) > options.max_image_megapixels * 1e6:
             raise ImageError("too large")
         save_anew = _save_anew(picture, header.size, header.oddities, options)
+        num_bytes = file.seek(0, io.SEEK_END)
     if save_anew:  # it will be decoded, so it has to be whole
         _checked(number, picture, options)
-    return GoodPicture(number, None, None, save_anew)
+    return GoodPicture(number, num_bytes, header.suffix, *header.size, None, None, save_anew)
 
 
 def _save_anew(picture: Picture, size: tuple[int, int], odd: Sequence[str], options: CatalogOptions) -> bool:

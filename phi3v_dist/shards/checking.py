@@ -24,6 +24,10 @@ _SCHEMA = pa.schema(
     [
         ("product", pa.int64()),
         ("number", pa.int8()),
+        ("num_bytes", pa.int64()),
+        ("suffix", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
         ("sha256", pa.binary(32)),
         ("fingerprint", pa.binary(FINGERPRINT_BYTES)),
         ("save_anew", pa.bool_()),

@@ -62,7 +62,7 @@ def sample_rows(reader: ShardReader, sample: Sample) -> list[tuple[str, str]]:
     ]
     place = f"{row['shard']}, byte {min(row['json_offset'], *row['image_offset'])}"
     return [("sample", str(sample.number)), ("split", row["split"]), *texts, ("key", sample.key), ("place", place),
-            *pictures, ("SHA-256", row["sha256"])]  # fmt: skip
+            *pictures, ("XXH3", f"{row['xxh3']:016x}")]  # fmt: skip
 
 
 def save_pictures(sample: Sample, folder: str | Path) -> list[Path]:

@@ -29,7 +29,7 @@ from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.errors import ShardError
 from phi3v_dist.files import sha256_of
 
-SCHEMA_VERSION = 3  # 2: several pictures, further texts; 3: deliveries
+SCHEMA_VERSION = 4  # 2: several pictures, further texts; 3: deliveries; 4: one checksum per sample
 SPLITS = ("train", "heldout")
 MANIFEST_NAME = "manifest.json"
 MAKE_THEM = "Make the shards: python tools/make_shards.py --config RECIPE"

@@ -20,7 +20,7 @@ from phi3v_dist.shards.checking import Chunks
 from phi3v_dist.shards.manifest import SPLITS
 from phi3v_dist.shards.placing import Earlier, place
 
-_COLUMNS = {"owner": np.int64, "number": np.int8, "save_anew": np.bool_}
+_OF_A_PICTURE = {"number": "i1", "num_bytes": "i8", "suffix": "S4", "width": "i4", "height": "i4", "save_anew": "?"}
 _BYTES = {"sha256": 32, "fingerprint": FINGERPRINT_BYTES}
 
 
@@ -55,17 +55,18 @@ def _gather(folder: Path, chunks: Chunks, earlier_fingerprints: np.ndarray, *, b
     """
     counts = [chunks.pictures(number).num_rows for number in range(len(chunks))]
     ahead, total = len(earlier_fingerprints), sum(counts)
-    lengths = dict.fromkeys(_COLUMNS, total)
+    kinds = {"owner": "i8"} | _OF_A_PICTURE
+    lengths = dict.fromkeys(kinds, total)
     lengths |= {"sha256": total, "fingerprint": ahead + total} if bytes_too else {"sha256": 0, "fingerprint": ahead}
-    columns = {name: _new(folder, name, (lengths[name],), kind) for name, kind in _COLUMNS.items()}
-    columns |= {name: _new(folder, name, (lengths[name], size), np.uint8) for name, size in _BYTES.items()}
+    columns = {name: _new(folder, name, (lengths[name],), kind) for name, kind in kinds.items()}
+    columns |= {name: _new(folder, name, (lengths[name], size), "u1") for name, size in _BYTES.items()}
     columns["fingerprint"][:ahead] = earlier_fingerprints
     start = 0
     for number, count in enumerate(counts):
         rows, part = chunks.pictures(number), slice(start, start + count)
         columns["owner"][part] = rows["product"].to_numpy()
-        columns["number"][part] = rows["number"].to_numpy()
-        columns["save_anew"][part] = rows["save_anew"].to_numpy()
+        for name in _OF_A_PICTURE:
+            columns[name][part] = rows[name].to_numpy()
         for name, size in _BYTES.items() if bytes_too else ():
             content = b"".join(rows[name].to_pylist())
             place_of = slice(start + ahead, start + ahead + count) if name == "fingerprint" else part
@@ -75,7 +76,7 @@ def _gather(folder: Path, chunks: Chunks, earlier_fingerprints: np.ndarray, *, b
         column.flush()
 
 
-def _new(folder: Path, name: str, shape: tuple[int, ...], kind: type) -> np.memmap:
+def _new(folder: Path, name: str, shape: tuple[int, ...], kind: str) -> np.memmap:
     if 0 in shape:  # nothing can be mapped of an empty file
         np.save(folder / f"{name}.npy", np.empty(shape, kind))
         return np.load(folder / f"{name}.npy").view(np.memmap)
@@ -120,25 +121,25 @@ class Placed:
         checked = len(self._sha256) > 0
         return [
             GoodPicture(
-                number=int(self._numbers[picture]),
+                **{name: column[picture].item() for name, column in self._of_a_picture.items()},
+                suffix=self._suffix[picture].decode(),
                 sha256=self._sha256[picture].tobytes() if checked else None,
                 fingerprint=self.all_fingerprints[ahead + picture].tobytes() if checked else None,
-                save_anew=bool(self._save_anew[picture]),
             )
             for picture in range(start, stop)
         ]
 
     @cached_property
-    def _numbers(self) -> np.ndarray:
-        return self._column("number")
+    def _of_a_picture(self) -> dict[str, np.ndarray]:
+        return {name: self._column(name) for name in _OF_A_PICTURE if name != "suffix"}
+
+    @cached_property
+    def _suffix(self) -> np.ndarray:
+        return self._column("suffix")
 
     @cached_property
     def _sha256(self) -> np.ndarray:
         return self._column("sha256")
-
-    @cached_property
-    def _save_anew(self) -> np.ndarray:
-        return self._column("save_anew")
 
     def _column(self, name: str) -> np.ndarray:
         path = self._folder / f"{name}.npy"

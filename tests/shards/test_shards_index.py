@@ -65,7 +65,7 @@ def test_missing_folder_names_the_tool(tmp_path):
     ("name", "content", "line"),
     [
         ("manifest.json", b"{", "manifest can't be read"),
-        ("manifest.json", b'{"schema_version": 99}', r"schema_version must be 3 \(found 99\)"),
+        ("manifest.json", b'{"schema_version": 99}', r"schema_version must be 4 \(found 99\)"),
         ("index.parquet", b"short", "bytes expected"),
         ("train/train-000000.tar", b"short", "bytes expected"),
         ("train/train-000000.tar", None, "missing"),

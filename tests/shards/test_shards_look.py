@@ -43,7 +43,7 @@ def test_all_fields_of_a_sample_are_told(reader, good_rows):
     assert (rows["title"], rows["category"]) == (truth["title"], truth["category3_code"])
     assert rows["price"] == f"{float(truth['full_price']):g} EUR"
     assert rows["place"] == f"{place['shard']}, byte {min(place['json_offset'], *place['image_offset'])}"
-    assert rows["SHA-256"] == place["sha256"] and rows["split"] == place["split"]
+    assert int(rows["XXH3"], 16) == place["xxh3"] and rows["split"] == place["split"]
     (width, height), (size,) = reader.index.sizes(number)[0], place["image_bytes"]
     assert f"{width} × {height} pixels, {size:,} bytes" in rows["picture 0"]
 

@@ -69,7 +69,6 @@ def make_index(folder: Path, rows: int) -> None:
             "json_offset": place * 186_000 + 184_000,
             "json_bytes": random.integers(90, 200, count),
             **{name: [[value] for value in values] for name, values in lists.items()},
-            "sha256": [random.bytes(32).hex() for _ in number],
             "xxh3": random.integers(0, 2**63, count, dtype=np.uint64),
         }
         return pa.table(columns).select(SHARD_SCHEMA.names).cast(SHARD_SCHEMA)

@@ -1,7 +1,8 @@
 """The peer of making shards: what one writes in an afternoon, a loop over the rows of a CSV with ``ShardWriter``.
 
 With --checks it does to each picture what make_shards does: decodes it completely by the same function, judges it, and
-takes SHA-256 and XXH3 of what it writes. Without, it reads and writes. With --durable each tar file is made durable.
+takes SHA-256 of the picture and XXH3 of what it writes. Without, it reads and writes. With --durable each
+tar file is made durable.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from phi3v_dist.catalog.picture_checks import check_pictures
 from phi3v_dist.catalog.pictures import Picture
 from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.files import fsync_file
-from phi3v_dist.shards.index import checksum, content_hash
+from phi3v_dist.shards.index import checksum
 
 _OPTIONS = CatalogOptions()
 _FROM_TABLE = ("product_code", "title")
@@ -56,7 +57,6 @@ def _write(arguments: argparse.Namespace) -> None:
             told |= {"category": row["category3_code"], "currency": row["currency_code"]}
             content = json.dumps(told | {"price": float(row["full_price"])}).encode()
             if arguments.checks:
-                content_hash([content, picture])
                 checksum([content, picture])
             writer.write({"__key__": row["product_code"], "00.jpg": picture, "json": content})
 
