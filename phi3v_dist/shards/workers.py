@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from importlib import import_module
 from multiprocessing import get_context, parent_process
 
 from phi3v_dist.console import progress
@@ -56,9 +57,14 @@ class Workers:
 
 
 @contextmanager
-def worker_pool(count: int, part: Part = ALL) -> Iterator[Workers]:
-    """A pool of ``count`` processes, ended on the way out with what still waits. Raises ``ShardError`` if one dies."""
+def worker_pool(count: int, part: Part = ALL, module: str = __name__) -> Iterator[Workers]:
+    """A pool of ``count`` processes, ended on the way out with what still waits. Raises ``ShardError`` if one dies.
+
+    ``module``: what they will work with; they start and import it while the caller goes on.
+    """
     pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_begin, initargs=(os.getcwd(),))
+    for _ in range(count):
+        pool.submit(import_module, module)
     try:
         yield Workers(pool, count, part)
     except BrokenProcessPool:

@@ -71,7 +71,7 @@ def make_shards(catalog: CatalogOptions, shards: ShardOptions, part: Part = ALL,
     delivery = open_delivery(folder) if there else no_delivery()
     staging.open()
     try:
-        with worker_pool(shards.workers, part) as workers:
+        with worker_pool(shards.workers, part, __name__) as workers:
             products = _take_in(staging, catalog, delivery, workers)
             chunks = Chunks(staging.checked, len(products))
             write_placed(staging.placed, chunks, products.digests, delivery.earlier, catalog)

@@ -36,3 +36,12 @@ def test_bytes_are_those_of_webdataset_and_offsets_those_of_tarfile(samples) -> 
 def test_a_name_that_would_need_an_extra_header_is_refused(name) -> None:
     with pytest.raises(ValueError, match=r"name is too long|ordinal not in range"):
         TarStream(io.BytesIO()).add(name, b"")
+
+
+def test_a_member_that_a_header_cannot_tell_the_size_of_is_refused() -> None:
+    class Long(bytes):
+        def __len__(self) -> int:
+            return 8**11
+
+    with pytest.raises(ValueError, match="too large"):
+        TarStream(io.BytesIO()).add("x", Long())
