@@ -53,7 +53,7 @@ _SHARED_TEXTS = ("shard", "split", "category", "currency", "further")
 TABLE_SCHEMA = pa.schema(
     [
         (field.name, pa.dictionary(pa.int32(), pa.string()) if field.name in _SHARED_TEXTS else field.type)
-        for field in SCHEMA
+        for field in SHARD_SCHEMA
     ]
 )
 
@@ -98,7 +98,8 @@ class ShardIndex:
 
     def row(self, number: int) -> dict[str, Any]:
         """All columns of one sample as Python values. Raises ``IndexError`` for a number that doesn't exist."""
-        return {name: self.table[name][number].as_py() for name in SCHEMA.names}
+        told = {name: self.table[name][number].as_py() for name in TABLE_SCHEMA.names}
+        return {"sample": number} | told
 
     def sizes(self, number: int) -> list[tuple[int, int]]:
         """Width and height of each picture of a sample, pixels after the EXIF turn."""
@@ -121,8 +122,8 @@ class ShardIndex:
 
     def category_counts(self) -> list[tuple[str, str, int]]:
         """(split, category, samples), sorted."""
-        counts = self.table.group_by(["split", "category"]).aggregate([("sample", "count")])
-        return sorted((row["split"], row["category"], row["sample_count"]) for row in counts.to_pylist())
+        counts = self.table.group_by(["split", "category"]).aggregate([("key", "count")])
+        return sorted((row["split"], row["category"], row["key_count"]) for row in counts.to_pylist())
 
 
 def as_numpy(array: pa.Array) -> np.ndarray:
@@ -132,8 +133,10 @@ def as_numpy(array: pa.Array) -> np.ndarray:
 
 def write_index(path: Path, before: pa.Table | None, parts: Iterable[pa.Table]) -> None:
     """Number the samples of all shards, behind those that were there ``before``, and write the index."""
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-        pending, count = [(TABLE_SCHEMA.empty_table() if before is None else before).cast(SCHEMA)], len(before or ())
+    # A dictionary of texts that are no two alike makes the file larger, and slower to decode by half.
+    how = {"compression": "zstd", "use_dictionary": list(_SHARED_TEXTS)}
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, **how) as writer:
+        pending, count = [SCHEMA.empty_table() if before is None else before.cast(SCHEMA)], len(before or ())
         for part in parts:
             numbers = pa.array(np.arange(count, count + len(part), dtype=np.int64))
             pending.append(part.add_column(0, SCHEMA.field("sample"), numbers))

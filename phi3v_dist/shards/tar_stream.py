@@ -2,8 +2,8 @@
 
 Enters: names and bytes. Leaves: the same bytes that webdataset's ``TarWriter`` writes (a test compares them), in a
 quarter of its time: it copies each member in small pieces, makes each header field by field, imports torch, and its
-files would have to be read again for offsets and hash. A name that a plain header (USTAR) has no room for is refused, never moved into an extra header; so a
-member's data always begin where its header ends.
+files would have to be read again for offsets and hash. A name that a plain header (USTAR) has no room for is refused,
+never moved into an extra header; so a member's data always begin where its header ends.
 """
 
 import hashlib

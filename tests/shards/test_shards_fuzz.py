@@ -41,7 +41,7 @@ class InThisProcess:
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch) -> None:
     @contextmanager
-    def pool(count: int, part: object) -> Iterator[InThisProcess]:
+    def pool(count: int, part: object, module: str) -> Iterator[InThisProcess]:
         yield InThisProcess()
 
     monkeypatch.setattr(write, "worker_pool", pool)
