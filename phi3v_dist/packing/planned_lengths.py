@@ -2,7 +2,7 @@
 
 Enters: counts per sample, the shards of each source, a pack's length, the rule for longer documents. Leaves: which
 documents take part and how long they are, by sample number; sums of each shard. Every start looks at all lengths once,
-compiled: a hundred million take a part of a second.
+compiled: a hundred million take a tenth of a second where none is too long.
 """
 
 from collections.abc import Iterator, Sequence
@@ -109,9 +109,16 @@ def _survey(tokens, supervised, shards, pack_tokens, truncate):  # type: ignore[
     documents = np.zeros(len(shards), np.int64)
     planned, longest, long, longest_of_all = 0, 0, 0, 0
     for shard in range(len(shards)):
-        for number in range(shards[shard, 0], shards[shard, 1]):
+        first, end = shards[shard]
+        most, total = _most_and_total(tokens[first:end])
+        longest_of_all = max(longest_of_all, most)
+        if most <= pack_tokens:
+            documents[shard] = end - first
+            planned += total
+            longest = max(longest, most)
+            continue
+        for number in range(first, end):
             length = int(tokens[number])
-            longest_of_all = max(longest_of_all, length)
             if length > pack_tokens:
                 long += 1
             if _takes_part(length, supervised[number], pack_tokens, truncate):
@@ -119,3 +126,13 @@ def _survey(tokens, supervised, shards, pack_tokens, truncate):  # type: ignore[
                 planned += min(length, pack_tokens)
                 longest = max(longest, min(length, pack_tokens))
     return documents, planned, longest, long, longest_of_all
+
+
+@compiled
+def _most_and_total(lengths):  # type: ignore[no-untyped-def]
+    """Without a branch, so that it is vectorized: most shards have no document that is too long."""
+    most, total = 0, 0
+    for length in lengths:
+        most = max(most, length)
+        total += length
+    return most, total
