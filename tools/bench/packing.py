@@ -145,7 +145,10 @@ def _first_step(samples: int) -> dict[str, Any]:
 
 
 def _make_first_step(folder: Path, samples: int) -> dict[str, Any]:
-    _plan(catalogue(5000, 16), 8192).step(0)  # compiles
+    few = catalogue(5000, 16)
+    for column in vars(few).values():
+        column.flags.writeable = False  # as of mapped files, for which other code is compiled
+    _plan(few, 8192).step(0)
     mix = Mix(*(np.memmap(folder / name, np.int32, "r") for name in ("tokens", "supervised", "crops")))
     with AnonymousMemory() as memory:
         started = time.perf_counter()
