@@ -133,7 +133,7 @@ def as_numpy(array: pa.Array) -> np.ndarray:
 
 def write_index(path: Path, before: pa.Table | None, parts: Iterable[pa.Table]) -> None:
     """Number the samples of all shards, behind those that were there ``before``, and write the index."""
-    # A dictionary of texts that are no two alike makes the file larger, and slower to decode by half.
+    # A dictionary of texts of which no two are alike makes the file larger, and takes twice as long to decode.
     how = {"compression": "zstd", "use_dictionary": list(_SHARED_TEXTS)}
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, **how) as writer:
         pending, count = [SCHEMA.empty_table() if before is None else before.cast(SCHEMA)], len(before or ())
