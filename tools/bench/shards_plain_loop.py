@@ -1,8 +1,8 @@
 """The peer of making shards: what one writes in an afternoon, a loop over the rows of a CSV with ``ShardWriter``.
 
 With --checks it does to each picture what make_shards does: decodes it completely by the same function, judges it, and
-takes SHA-256 and XXH3 of what it writes. Without, it reads and writes. With --durable each
-tar file is made durable.
+takes SHA-256 and XXH3 of what it writes. Without, it reads and writes. With --durable each tar file is
+made durable.
 """
 
 import argparse
