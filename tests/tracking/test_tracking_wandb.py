@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import wandb
 from PIL import Image
 from wandb_file import history, read_records
 
@@ -56,16 +56,16 @@ def _track(run_folder, first_step, last_step):
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "first"
-    before = os.environ.pop("WANDB_DATA_DIR", None)
-    _track(folder, 1, 3)
-    # A run that goes on is another process, with a W&B service of its own: one that has just ended a run of the same id
-    # sometimes writes nothing of the second.
-    wandb.teardown()
-    time.sleep(1.1)  # W&B names an offline run's folder by the second
-    _track(folder, 3, 5)
-    del os.environ["WANDB_DATA_DIR"]
-    if before:
-        os.environ["WANDB_DATA_DIR"] = before
+    for first_step, last_step in [(1, 3), (3, 5)]:
+        # As in real life: a run that goes on is another process, with a W&B service and folders of its own.
+        with pytest.MonkeyPatch.context() as outside:
+            outside.delenv("WANDB_SERVICE", raising=False)
+            outside.delenv("WANDB_DATA_DIR", raising=False)
+            process = multiprocessing.get_context("spawn").Process(target=_track, args=(folder, first_step, last_step))
+            process.start()
+            process.join()
+            time.sleep(1.1)  # W&B names an offline run's folder by the second
+        assert process.exitcode == 0
     return folder
 
 
