@@ -11,65 +11,100 @@ from typing import Final
 
 import numpy as np
 
-from phi3v_dist.catalog.likeness import connected
+from phi3v_dist.catalog.connected import Parts
 from phi3v_dist.catalog.split import is_heldout
+from phi3v_dist.mapped_arrays import NewArray, blocks
 
 TRAIN: Final = 0
 HELDOUT: Final = 1
 NO_SIDE: Final = 2  # it would join both
 UNKNOWN: Final = -1
+_NONE = np.iinfo(np.int64).max
 
 
-def groups_of_products(num_products: int, owners: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Products that share a picture have one number, int32 [products].
+def groups_of_products(
+    num_products: int, owners: np.ndarray, clusters: np.ndarray, sides: np.ndarray | None = None,
+    new: NewArray = np.zeros,
+) -> np.ndarray:  # fmt: skip
+    """Products that share a picture have the number of their first, int64 [products].
 
-    ``owners``, ``clusters``: int [k], product k owns a picture of that cluster.
+    ``owners``, ``clusters``: int [k], product owners[i] owns a picture of that cluster, a number below k. ``sides``:
+    int8 [products], those with ``NO_SIDE`` tie no others.
     """
-    most = int(clusters.max(initial=-1)) + 1
-    return connected(num_products + most, owners, clusters + num_products)[:num_products]
+    groups, first_owner = Parts(num_products, new), new(len(owners), "i8")
+    for part in blocks(len(owners)):
+        first_owner[part] = _NONE
+    for part in blocks(len(owners)):
+        of, which = _kept(owners[part], clusters[part], sides)
+        np.minimum.at(first_owner, which, of)
+    for part in blocks(len(owners)):
+        of, which = _kept(owners[part], clusters[part], sides)
+        groups.join(of, first_owner[which])
+    return groups.settled()
 
 
 def sides_of(
-    digests: np.ndarray, owners: np.ndarray, clusters: np.ndarray, known: np.ndarray, heldout_share: float
-) -> np.ndarray:
+    digests: np.ndarray, owners: np.ndarray, clusters: np.ndarray, known: np.ndarray, heldout_share: float,
+    new: NewArray = np.zeros,
+) -> np.ndarray:  # fmt: skip
     """Each product's side, int8 [products].
 
     ``digests``: SHA-256 of the codes, its first 16 bytes as big-endian uint64 [products, 2]; ``owners``, ``clusters``:
     as above; ``known``: sides of earlier deliveries or ``UNKNOWN``, int8 [products]. A new product that shares pictures
-    with both sides gets ``NO_SIDE``; so do new ones that join the sides only together.
+    with both sides gets ``NO_SIDE``; so do new ones that join the sides only together. ``new`` makes the arrays.
     """
-    sides = known.astype(np.int8).copy()
-    new = known == UNKNOWN
-    of_clusters = _sides_met(owners, clusters, known)
-    joins = np.zeros((len(known), 2), bool)
-    for side in (TRAIN, HELDOUT):
-        np.logical_or.at(joins[:, side], owners, of_clusters[clusters, side])
-    sides[new & joins.all(1)] = NO_SIDE
-    keep = sides[owners] != NO_SIDE
-    groups = groups_of_products(len(known), owners[keep], clusters[keep])
-    of_groups = _sides_met(np.arange(len(known)), groups, known)
-    drawn = _draw(digests, groups, heldout_share)
-    open_to = np.select(
-        [of_groups.all(1), of_groups[:, HELDOUT], of_groups[:, TRAIN]], [NO_SIDE, HELDOUT, TRAIN], drawn
-    )
-    todo = new & (sides != NO_SIDE)
-    sides[todo] = open_to[groups[todo]]
+    sides = _joining_both(owners, clusters, known, new)
+    groups = groups_of_products(len(known), owners, clusters, sides, new)
+    met, lowest = new((len(known), 2), "?"), _lowest_of_each_group(digests, groups, new)
+    for part in blocks(len(known)):
+        _meet(met, groups[part], known[part])
+    for part in blocks(len(known)):
+        group = groups[part]
+        drawn = np.where(is_heldout(digests[lowest[group], 0], heldout_share), HELDOUT, TRAIN)
+        of_group = met[group]
+        choices = [of_group.all(1), of_group[:, HELDOUT], of_group[:, TRAIN]]
+        open_to = np.select(choices, [NO_SIDE, HELDOUT, TRAIN], drawn)
+        sides[part] = np.where(sides[part] == UNKNOWN, open_to, sides[part])
     return sides
 
 
-def _sides_met(owners: np.ndarray, labels: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Whether a product known to be on a side has a label, bool [labels, 2]."""
-    met = np.zeros((int(labels.max(initial=-1)) + 1, 2), bool)
+def _kept(owners: np.ndarray, clusters: np.ndarray, sides: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    if sides is None:
+        return owners, clusters
+    keep = sides[owners] != NO_SIDE
+    return owners[keep], clusters[keep]
+
+
+def _joining_both(owners: np.ndarray, clusters: np.ndarray, known: np.ndarray, new: NewArray) -> np.ndarray:
+    """``known``, but ``NO_SIDE`` where a new product has pictures that both sides have: int8 [products]."""
+    met, joins, sides = new((len(owners), 2), "?"), new((len(known), 2), "?"), new(len(known), "i1")
+    for part in blocks(len(owners)):
+        _meet(met, clusters[part], known[owners[part]])
+    for part in blocks(len(owners)):
+        for side in (TRAIN, HELDOUT):
+            joins[owners[part][met[clusters[part], side]], side] = True
+    for part in blocks(len(known)):
+        sides[part] = np.where((known[part] == UNKNOWN) & joins[part].all(1), NO_SIDE, known[part])
+    return sides
+
+
+def _meet(met: np.ndarray, labels: np.ndarray, known: np.ndarray) -> None:
+    """Write down which sides each label has met, bool [labels, 2]."""
     for side in (TRAIN, HELDOUT):
-        met[labels[known[owners] == side], side] = True
-    return met
+        met[labels[known == side], side] = True
 
 
-def _draw(digests: np.ndarray, groups: np.ndarray, heldout_share: float) -> np.ndarray:
-    """The side of each group by one of its codes: the one whose digest's second half is lowest.
+def _lowest_of_each_group(digests: np.ndarray, groups: np.ndarray, new: NewArray) -> np.ndarray:
+    """At each group's number the product whose digest's second half is lowest, int64 [products]: its code decides.
 
     Not the first half, which is what decides: then larger groups would be held out more often.
     """
-    order = np.lexsort((digests[:, 1], groups))
-    first = order[np.searchsorted(groups[order], np.arange(int(groups.max(initial=-1)) + 1))]
-    return np.where(is_heldout(digests[first, 0], heldout_share), HELDOUT, TRAIN).astype(np.int8)
+    least, lowest = new(len(groups), "u8"), new(len(groups), "i8")
+    for part in blocks(len(groups)):
+        least[part], lowest[part] = np.iinfo(np.uint64).max, _NONE
+    for part in blocks(len(groups)):
+        np.minimum.at(least, groups[part], digests[part, 1])
+    for part in blocks(len(groups)):
+        at = digests[part, 1] == least[groups[part]]
+        np.minimum.at(lowest, groups[part][at], np.flatnonzero(at) + part.start)
+    return lowest

@@ -16,9 +16,13 @@ is searched again more strictly, until it falls apart or only copies are left.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from PIL import Image
+
+from phi3v_dist.catalog.connected import Parts
+from phi3v_dist.mapped_arrays import NewArray, Sorting, blocks, chosen
 
 SIDE = 16
 FINGERPRINT_BYTES = SIDE * SIDE * 3
@@ -32,7 +36,7 @@ _NEIGHBOURS = 24
 _FEATURES = 12
 _CELL_FEATURES = 3
 _CELL_LEVELS = 24.0  # several times what pictures that look alike differ by
-_BLOCK = 65_536  # pictures, or pairs, at a time: keeps the memory small
+_PAIRS_AT_A_TIME = 2048  # fingerprints of so many pairs are in memory, 12 MB as numbers
 
 
 def fingerprint(picture: Image.Image) -> np.ndarray:
@@ -49,72 +53,63 @@ def look_alike(one: np.ndarray, other: np.ndarray, most_share: float = _MOST_DIF
     return difference <= most_share * contrast + _NOISE
 
 
-def clusters_that_look_alike(fingerprints: np.ndarray) -> np.ndarray:
-    """Pictures that look alike, also over others in between, have one number: uint8 [n, 768] → int32 [n]."""
-    pairs = pairs_that_look_alike(fingerprints)
-    labels = connected(len(fingerprints), pairs[:, 0], pairs[:, 1])
-    share = _MOST_DIFFERENCE_SHARE
-    most = max(_LARGE_CLUSTER, int(_LARGE_CLUSTER_SHARE * len(fingerprints)))
+def clusters_that_look_alike(fingerprints: np.ndarray, new: NewArray = np.zeros) -> np.ndarray:
+    """Pictures that look alike, also over others in between, have the number of the first: uint8 [n, 768] → int64 [n].
+
+    Among more than 4,096 pictures a few in a thousand are missed, of those that differ nearly as much as is allowed.
+    ``new`` makes the arrays: n rows never stand in memory unless it does so.
+    """
+    clusters = parts_that_look_alike(fingerprints, new=new)
+    most, share = max(_LARGE_CLUSTER, int(_LARGE_CLUSTER_SHARE * len(clusters))), _MOST_DIFFERENCE_SHARE
     while (share := share / 2) >= _STRICTEST_SHARE:
-        members = np.flatnonzero(np.bincount(labels)[labels] > most) if len(labels) else labels
+        sizes = new(len(clusters), "i8")
+        for part in blocks(len(clusters)):
+            np.add.at(sizes, clusters[part], 1)
+        members = chosen(new, len(clusters), lambda part, sizes=sizes: sizes[clusters[part]] > most)
         if not len(members):
             break
-        pairs = pairs_that_look_alike(fingerprints[members], share)
-        labels[members] = connected(len(members), pairs[:, 0], pairs[:, 1]) + labels.max() + 1
-        labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
-    return labels
+        of_members = new((len(members), FINGERPRINT_BYTES), "u1")
+        for part in blocks(len(members)):
+            of_members[part] = fingerprints[members[part]]
+        smaller = parts_that_look_alike(of_members, share, new)
+        for part in blocks(len(members)):
+            clusters[members[part]] = members[smaller[part]]
+    return clusters
 
 
-def pairs_that_look_alike(fingerprints: np.ndarray, most_share: float = _MOST_DIFFERENCE_SHARE) -> np.ndarray:
-    """Pairs of pictures that look alike: uint8 [n, 768] → int64 [pairs, 2].
-
-    Enough pairs to connect all that look alike, also over others in between. Among more than 4,096 pictures a few in a
-    thousand are missed, of those that differ nearly as much as is allowed.
-    """
-    first, others, equals = _equal_ones(fingerprints)
-    labels, found = np.arange(len(first)), [np.stack([equals, others], axis=1)]
-    search = _all_pairs if len(first) <= _MOST_FOR_ALL_PAIRS else _neighbours
-    for candidates in search(fingerprints, first):
-        new = candidates[labels[candidates[:, 0]] != labels[candidates[:, 1]]]
-        alike = new[_look_alike_by_blocks(fingerprints, first[new], most_share)]
-        found.append(np.sort(first[alike], axis=1))
-        labels = connected(len(first), alike[:, 0], alike[:, 1], labels)
-    return np.concatenate(found)
-
-
-def _look_alike_by_blocks(fingerprints: np.ndarray, pairs: np.ndarray, most_share: float) -> np.ndarray:
-    alike = np.zeros(len(pairs), bool)
-    for start in range(0, len(pairs), _BLOCK // 8):
-        part = pairs[start : start + _BLOCK // 8]
-        alike[start : start + len(part)] = look_alike(fingerprints[part[:, 0]], fingerprints[part[:, 1]], most_share)
-    return alike
+def parts_that_look_alike(
+    fingerprints: np.ndarray, most_share: float = _MOST_DIFFERENCE_SHARE, new: NewArray = np.zeros
+) -> np.ndarray:
+    """As above, however large a part grows: uint8 [n, 768] → int64 [n]."""
+    parts = Parts(len(fingerprints), new)
+    different = _join_equal_ones(fingerprints, parts, new)
+    search = _all_pairs if len(different) <= _MOST_FOR_ALL_PAIRS else _neighbours
+    for candidates in search(fingerprints, different, new):
+        pairs = candidates[parts.of(candidates[:, 0]) != parts.of(candidates[:, 1])]
+        for start in range(0, len(pairs), _PAIRS_AT_A_TIME):
+            one, other = pairs[start : start + _PAIRS_AT_A_TIME].T
+            alike = look_alike(fingerprints[one], fingerprints[other], most_share)
+            parts.join(one[alike], other[alike])
+    return parts.settled()
 
 
-def connected(num_nodes: int, first: np.ndarray, second: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-    """Number of the connected part that each node is in, int32 [nodes]; nodes of one of ``labels`` are connected."""
-    from scipy.sparse import coo_array  # 0.3 s and 13 MB, which processes that only take fingerprints don't need
-    from scipy.sparse.csgraph import connected_components
-
-    labels = np.arange(num_nodes) if labels is None else labels
-    edges = coo_array((np.ones(len(first), bool), (labels[first], labels[second])), shape=(num_nodes, num_nodes))
-    return connected_components(edges, directed=False)[1][labels]
-
-
-def _equal_ones(fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers of different fingerprints; those of the others; and of each of the others its equal."""
+def _join_equal_ones(fingerprints: np.ndarray, parts: Parts, new: NewArray) -> np.ndarray:
+    """Numbers of the pictures that are the first of their fingerprint, int64, rising."""
     words = np.random.default_rng(0).integers(1, 2**63, FINGERPRINT_BYTES // 8, np.uint64) | np.uint64(1)
-    hashes = np.empty(len(fingerprints), np.uint64)
-    for start in range(0, len(fingerprints), _BLOCK // 8):
-        part = np.ascontiguousarray(fingerprints[start : start + _BLOCK // 8])
-        hashes[start : start + len(part)] = (part.view(np.uint64) * words).sum(1, dtype=np.uint64)  # wraps around
-    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
-    others = np.setdiff1d(np.arange(len(fingerprints)), first)
-    return first, others, first[which[others]]
+    hashes, is_first = new(len(fingerprints), "u8"), new(len(fingerprints), "?")
+    for start in range(0, len(fingerprints), _PAIRS_AT_A_TIME):
+        some = np.ascontiguousarray(fingerprints[start : start + _PAIRS_AT_A_TIME])
+        hashes[start : start + len(some)] = (some.view(np.uint64) * words).sum(1, dtype=np.uint64)  # wraps around
+    for block in Sorting(new, len(hashes), hashes.__getitem__).whole_blocks():
+        _, first, which = np.unique(hashes[block], return_index=True, return_inverse=True)
+        is_first[block[first]] = True
+        parts.join(block, block[first[which]])
+    return chosen(new, len(is_first), is_first.__getitem__)
 
 
-def _all_pairs(fingerprints: np.ndarray, chosen: np.ndarray) -> Iterator[np.ndarray]:
+def _all_pairs(fingerprints: np.ndarray, different: np.ndarray, new: NewArray) -> Iterator[np.ndarray]:
     """Pairs by their distance, which a product of matrices gives at once."""
-    values = fingerprints[chosen].astype(np.float32)
+    values = fingerprints[different].astype(np.float32)
     squares = np.square(values).sum(1)
     most = (_MOST_DIFFERENCE_SHARE * values.var(1) + _NOISE) * FINGERPRINT_BYTES * 1.01 + 1  # rounding
     for start in range(0, len(values), 512):
@@ -122,20 +117,31 @@ def _all_pairs(fingerprints: np.ndarray, chosen: np.ndarray) -> Iterator[np.ndar
         distance = squares[part, None] + squares[None] - 2 * values[part] @ values.T
         one, other = np.nonzero(distance <= most[part, None])
         keep = one + start < other
-        yield np.stack([one[keep] + start, other[keep]], axis=1)
+        yield np.stack([different[one[keep] + start], different[other[keep]]], axis=1)
 
 
-def _neighbours(fingerprints: np.ndarray, chosen: np.ndarray) -> Iterator[np.ndarray]:
+def _neighbours(fingerprints: np.ndarray, different: np.ndarray, new: NewArray) -> Iterator[np.ndarray]:
     """Pairs that lie near each other in one of several sortings, and aren't far apart by their rough features."""
     random = np.random.default_rng(0)
-    features, most = _rough_features(fingerprints, chosen, random)
+    features, most = _rough_features(fingerprints, different, random, new)
     for _ in range(_SORTINGS):
-        first, *others = random.permutation(_FEATURES)[: _CELL_FEATURES + 1]
+        axes = random.permutation(_FEATURES)[: _CELL_FEATURES + 1]
         offsets = random.uniform(0, _CELL_LEVELS, _CELL_FEATURES).astype(np.float32)
-        cells = np.floor((features[:, others] + offsets) / _CELL_LEVELS).astype(np.int16)
-        order = np.lexsort((features[:, first], *cells.T))
-        blocks = (order[start : start + _BLOCK + _NEIGHBOURS] for start in range(0, len(order), _BLOCK))
-        yield np.concatenate([_near_in(block, features[block], most[block]) for block in blocks])
+        order = Sorting(new, len(different), partial(_key, features, axes, offsets))
+        for part in blocks(len(different)):
+            near = order[slice(part.start, part.stop + _NEIGHBOURS)]
+            yield different[_near_in(near, features[near], most[near])]
+
+
+def _key(features: np.ndarray, axes: np.ndarray, offsets: np.ndarray, part: slice) -> np.ndarray:
+    """Pictures by cells of three features, then by one: uint64. A feature is within ± 1767, its cell within ± 74."""
+    first, *others = axes
+    cells = np.floor((features[part][:, others] + offsets) / _CELL_LEVELS).astype(np.int64) + 128
+    fine = ((features[part, first] + 2048) * 2**20).astype(np.uint64)  # of 2 × 2048 levels: 32 bits
+    key = np.zeros(len(cells), np.uint64)
+    for cell in cells.T:
+        key = (key << np.uint64(8)) | cell.astype(np.uint64)
+    return (key << np.uint64(40)) | (fine << np.uint64(8))
 
 
 def _near_in(order: np.ndarray, features: np.ndarray, most: np.ndarray) -> np.ndarray:
@@ -148,7 +154,7 @@ def _near_in(order: np.ndarray, features: np.ndarray, most: np.ndarray) -> np.nd
 
 
 def _rough_features(
-    fingerprints: np.ndarray, chosen: np.ndarray, random: np.random.Generator
+    fingerprints: np.ndarray, different: np.ndarray, random: np.random.Generator, new: NewArray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Colours of 4 × 4 places, turned at random so that each feature sees the whole picture: float32 [n, 12].
 
@@ -156,9 +162,9 @@ def _rough_features(
     at most a sixteenth as far apart as the fingerprints.
     """
     turn = np.linalg.qr(random.normal(size=(48, 48)))[0][:, :_FEATURES].astype(np.float32)
-    features, most = np.empty((len(chosen), _FEATURES), np.float32), np.empty(len(chosen), np.float32)
-    for start in range(0, len(chosen), _BLOCK // 8):
-        part = fingerprints[chosen[start : start + _BLOCK // 8]].astype(np.float32)
+    features, most = new((len(different), _FEATURES), "f4"), new(len(different), "f4")
+    for start in range(0, len(different), _PAIRS_AT_A_TIME):
+        part = fingerprints[different[start : start + _PAIRS_AT_A_TIME]].astype(np.float32)
         places = part.reshape(-1, 4, SIDE // 4, 4, SIDE // 4, 3).mean((2, 4)).reshape(-1, 48)
         features[start : start + len(part)] = places @ turn
         allowed = _MOST_DIFFERENCE_SHARE * part.var(1) + _NOISE

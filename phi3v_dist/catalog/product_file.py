@@ -5,16 +5,22 @@ Enters: a product table, and the codes that earlier deliveries have. Leaves a fo
     products.arrow     rows that passed the checks of a row, memory-mapped
     bytes.bin          the pictures that the table held itself
     rejects.arrow      the others
-    table.npz          which of the rows are products: those of the right currency, the first of each code; last
+    of_currency.npy    numbers of the rows that have the right currency
+    firsts.npy         for each of those: -1 for the first of its code, else that one's number; -2 where an earlier
+                       delivery has the code
+    kept.npy           numbers of the first ones: these are the products
+    digests.npy        ``code_digest`` of each
+    table.json         how many rows the table had, and its currency; last
 
 and, read back, a ``ProductFile``: products by number, in the table's order. Several processes may write it at once:
 each file is whole under its name, and alike whoever writes it.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -29,7 +35,8 @@ from phi3v_dist.catalog.split import code_digest
 from phi3v_dist.catalog.tables import RawRow, read_table
 from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.errors import CatalogError
-from phi3v_dist.files import atomic_path
+from phi3v_dist.files import atomic_path, write_json
+from phi3v_dist.mapped_arrays import NewArray, Sorting, arrays_in, blocks, chosen, new_file, open_file
 
 _TEXTS, _NUMBERS = ("file", "url", "reason"), ("offset", "length")
 _PICTURE = pa.struct([*((name, pa.string()) for name in _TEXTS), *((name, pa.int64()) for name in _NUMBERS)])
@@ -75,11 +82,45 @@ def write_product_file(folder: Path, options: CatalogOptions, earlier_codes: Seq
     if not num_rows:
         raise CatalogError("has no row", where=options.table, mend="Export the table again.")
     currency = options.currency or _most_frequent(currencies)
-    passed = _mapped(folder / "products.arrow")
-    kept = _of_currency(passed, currency) if options.policy.other_currency == "reject" else np.arange(len(passed))
-    firsts = _first_of_each_code(passed, kept, earlier_codes)
-    with atomic_path(folder / "table.npz") as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, num_rows=num_rows, currency=currency, of_currency=kept, firsts=firsts, kept=kept[firsts == -1])
+    with TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        _choose_products(folder, options, currency, earlier_codes, arrays_in(Path(scratch)))
+    write_json(folder / "table.json", {"num_rows": num_rows, "currency": currency})
+
+
+def _choose_products(
+    folder: Path, options: CatalogOptions, currency: str, earlier_codes: Sequence[str], new: NewArray
+) -> None:
+    """Of the rows that passed, those of the currency, and the first of each code."""
+    rows, digests = _read_passed(folder / "products.arrow", currency, new)
+    wanted = rows if options.policy.other_currency == "reject" else np.broadcast_to(np.True_, len(rows))
+    kept = chosen(new, len(wanted), wanted.__getitem__)
+    firsts = _first_of_each_code(digests, kept, earlier_codes, new)
+    is_first = chosen(new, len(firsts), lambda part: firsts[part] == -1)
+    _write(folder / "of_currency.npy", len(kept), "i8", kept.__getitem__)
+    _write(folder / "firsts.npy", len(kept), "i8", firsts.__getitem__)
+    _write(folder / "kept.npy", len(is_first), "i8", lambda part: kept[is_first[part]])
+    _write(folder / "digests.npy", (len(is_first), 2), "u8", lambda part: digests[kept[is_first[part]]])
+
+
+def _read_passed(path: Path, currency: str, new: NewArray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether a row has the currency, bool [rows]; the digest of its code, uint64 [rows, 2]."""
+    passed = _mapped(path)
+    of_currency, digests, start = new(len(passed), "?"), new((len(passed), 2), "u8"), 0
+    for batch in passed.to_batches():
+        part = slice(start, start + len(batch))
+        if currency:
+            of_currency[part] = pa.compute.equal(batch["currency"], currency).to_numpy(zero_copy_only=False)
+        digests[part] = batch["digest"].flatten().to_numpy().reshape(-1, 2)
+        start = part.stop
+    return of_currency, digests
+
+
+def _write(path: Path, shape: int | tuple[int, ...], dtype: str, rows: Callable[[slice], np.ndarray]) -> None:
+    with atomic_path(path) as temporary:
+        array = new_file(temporary, shape, dtype)
+        for part in blocks(len(array)):
+            array[part] = rows(part)
+        array.flush()
 
 
 def _batches(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
@@ -128,51 +169,48 @@ def _mapped(path: Path) -> pa.Table:
         return pa.ipc.open_file(source).read_all()
 
 
-def _of_currency(passed: pa.Table, currency: str) -> np.ndarray:
-    if not currency:
-        return np.empty(0, np.int64)
-    return np.flatnonzero(pa.compute.equal(passed["currency"], currency).to_numpy()).astype(np.int64)
-
-
-def _first_of_each_code(passed: pa.Table, kept: np.ndarray, earlier_codes: Sequence[str]) -> np.ndarray:
+def _first_of_each_code(
+    digests: np.ndarray, kept: np.ndarray, earlier_codes: Sequence[str], new: NewArray
+) -> np.ndarray:
     """For each kept row: -1 for the first of its code, else that one's number; -2 where an earlier delivery has it."""
-    digests = _digests(passed)[kept]
-    names = digests.view([("high", "u8"), ("low", "u8")]).reshape(-1)
-    _, first, which = np.unique(names, return_index=True, return_inverse=True)
-    found = np.where(first[which] == np.arange(len(kept)), -1, kept[first[which]] if len(kept) else kept)
-    if len(earlier_codes):
-        earlier = np.stack([code_digest(code) for code in earlier_codes]).view(names.dtype).reshape(-1)
-        found[np.isin(names, earlier)] = -2
-    return found
-
-
-def _digests(passed: pa.Table) -> np.ndarray:
-    flat = [chunk.flatten().to_numpy() for chunk in passed["digest"].chunks]
-    return np.concatenate([np.empty(0, np.uint64), *flat]).reshape(-1, 2)
+    ahead = len(earlier_codes)
+    all_digests, firsts = new((ahead + len(kept), 2), "u8"), new(len(kept), "i8")
+    for number, code in enumerate(earlier_codes):
+        all_digests[number] = code_digest(code)
+    for part in blocks(len(kept)):
+        all_digests[ahead + part.start : ahead + part.stop] = digests[kept[part]]
+    for block in Sorting(new, len(all_digests), lambda part: all_digests[part, 0]).whole_blocks():
+        names = all_digests[block].view([("high", "u8"), ("low", "u8")]).reshape(-1)
+        _, first, which = np.unique(names, return_index=True, return_inverse=True)
+        own = block >= ahead
+        numbers, its_first = block[own], block[first[which]][own]
+        found = np.where(its_first == numbers, -1, kept[np.maximum(its_first - ahead, 0)])
+        firsts[numbers - ahead] = np.where(its_first < ahead, -2, found)
+    return firsts
 
 
 class ProductFile:
-    """The products of a folder by number, 0 to n-1. A process opens it in a moment and maps what it reads."""
+    """The products of a folder by number, 0 to n-1. A process opens it in a moment and maps what it reads.
+
+    ``digests``: ``code_digest`` of each product, uint64 [products, 2].
+    """
 
     def __init__(self, folder: Path, options: CatalogOptions) -> None:
         self._folder, self._options = folder, options
         self._table = _mapped(folder / "products.arrow")
-        with np.load(folder / "table.npz") as told:
-            self.num_rows, self.currency = int(told["num_rows"]), str(told["currency"])
-            self._kept, self._of_currency, self._firsts = told["kept"], told["of_currency"], told["firsts"]
+        told = json.loads((folder / "table.json").read_text(encoding="utf-8"))
+        self.num_rows, self.currency = int(told["num_rows"]), str(told["currency"])
+        self._kept, self._of_currency, self._firsts, self.digests = (
+            open_file(folder / f"{name}.npy") for name in ("kept", "of_currency", "firsts", "digests")
+        )
 
     @staticmethod
     def is_there(folder: Path) -> bool:
         """Whether the folder is complete."""
-        return (folder / "table.npz").exists()
+        return (folder / "table.json").exists()
 
     def __len__(self) -> int:
         return len(self._kept)
-
-    @cached_property
-    def digests(self) -> np.ndarray:
-        """``code_digest`` of each product, uint64 [products, 2]."""
-        return _digests(self._table)[self._kept]
 
     def products(self, numbers: Sequence[int] | np.ndarray) -> list[Product]:
         """Some of the products, in the order asked for."""
@@ -180,12 +218,16 @@ class ProductFile:
 
     def rejects(self) -> pa.Table:
         """Rows that are no products, in the schema of ``rejects.py``."""
-        wrong = np.setdiff1d(np.arange(len(self._table)), self._of_currency)
-        told = [self._reject(number, OTHER_CURRENCY, None) for number in wrong]
-        for number, first in zip(self._of_currency, self._firsts, strict=True):
-            if first != -1:
-                told.append(self._reject(int(number), DUPLICATE, int(first)))
+        told = [self._reject(number, OTHER_CURRENCY, None) for number in self._of_other_currency()]
+        for part in blocks(len(self._firsts)):
+            for place in np.flatnonzero(self._firsts[part] != -1) + part.start:
+                told.append(self._reject(int(self._of_currency[place]), DUPLICATE, int(self._firsts[place])))
         return pa.concat_tables([_mapped(self._folder / "rejects.arrow"), rejects_table(told)])
+
+    def _of_other_currency(self) -> Iterator[int]:
+        for part in blocks(len(self._table)):
+            start, stop = np.searchsorted(self._of_currency, [part.start, part.stop])
+            yield from np.setdiff1d(np.arange(part.start, part.stop), self._of_currency[start:stop]).tolist()
 
     def _reject(self, number: int, reason: str, first: int | None) -> Reject:
         row, code = (self._table[name][int(number)].as_py() for name in ("row", "code"))

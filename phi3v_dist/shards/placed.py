@@ -16,6 +16,7 @@ import numpy as np
 from phi3v_dist.catalog.likeness import FINGERPRINT_BYTES
 from phi3v_dist.catalog.picture_checks import GoodPicture
 from phi3v_dist.config.options import CatalogOptions
+from phi3v_dist.mapped_arrays import arrays_in, new_file, open_file
 from phi3v_dist.shards.checking import Chunks
 from phi3v_dist.shards.manifest import SPLITS
 from phi3v_dist.shards.placing import Earlier, place
@@ -34,7 +35,7 @@ def write_placed(folder: Path, chunks: Chunks, digests: np.ndarray, earlier: Ear
         _gather(temporary, chunks, earlier.fingerprints, bytes_too=catalog.check_pictures)
         own = Placed(temporary)
         fingerprints = own.all_fingerprints if catalog.check_pictures else None
-        placement = place(digests, own.owner, fingerprints, earlier, catalog.heldout_share)
+        placement = place(digests, own.owner, fingerprints, earlier, catalog.heldout_share, arrays_in(temporary))
         for split in SPLITS:
             np.save(temporary / f"order-{split}.npy", placement.order[split])
         np.save(temporary / "linked.npy", placement.linked)
@@ -58,8 +59,8 @@ def _gather(folder: Path, chunks: Chunks, earlier_fingerprints: np.ndarray, *, b
     kinds = {"owner": "i8"} | _OF_A_PICTURE
     lengths = dict.fromkeys(kinds, total)
     lengths |= {"sha256": total, "fingerprint": ahead + total} if bytes_too else {"sha256": 0, "fingerprint": ahead}
-    columns = {name: _new(folder, name, (lengths[name],), kind) for name, kind in kinds.items()}
-    columns |= {name: _new(folder, name, (lengths[name], size), "u1") for name, size in _BYTES.items()}
+    columns = {name: new_file(folder / f"{name}.npy", lengths[name], kind) for name, kind in kinds.items()}
+    columns |= {name: new_file(folder / f"{name}.npy", (lengths[name], size), "u1") for name, size in _BYTES.items()}
     columns["fingerprint"][:ahead] = earlier_fingerprints
     start = 0
     for number, count in enumerate(counts):
@@ -74,13 +75,6 @@ def _gather(folder: Path, chunks: Chunks, earlier_fingerprints: np.ndarray, *, b
         start += count
     for column in columns.values():
         column.flush()
-
-
-def _new(folder: Path, name: str, shape: tuple[int, ...], kind: str) -> np.memmap:
-    if 0 in shape:  # nothing can be mapped of an empty file
-        np.save(folder / f"{name}.npy", np.empty(shape, kind))
-        return np.load(folder / f"{name}.npy").view(np.memmap)
-    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
 
 
 class Placed:
@@ -142,7 +136,4 @@ class Placed:
         return self._column("sha256")
 
     def _column(self, name: str) -> np.ndarray:
-        path = self._folder / f"{name}.npy"
-        empty = path.stat().st_size <= 128  # nothing can be mapped of an empty file
-        # As a plain array: taking a row of a memmap makes a memmap, which takes ten times as long.
-        return np.asarray(np.load(path, mmap_mode=None if empty else "r"))
+        return open_file(self._folder / f"{name}.npy")

@@ -18,7 +18,10 @@ import numpy as np
 from phi3v_dist.catalog.leaks import HELDOUT, NO_SIDE, TRAIN, UNKNOWN, groups_of_products, sides_of
 from phi3v_dist.catalog.likeness import clusters_that_look_alike
 from phi3v_dist.errors import ConfigError
+from phi3v_dist.mapped_arrays import NewArray, Sorting, blocks, chosen, numbers
 from phi3v_dist.shards.manifest import SPLITS
+
+_SIDES = {"train": TRAIN, "heldout": HELDOUT}
 
 
 @dataclass(frozen=True)
@@ -78,28 +81,56 @@ class Placement:
 
 
 def place(
-    digests: np.ndarray, owners: np.ndarray, fingerprints: np.ndarray | None, earlier: Earlier, heldout_share: float
-) -> Placement:
+    digests: np.ndarray, owners: np.ndarray, fingerprints: np.ndarray | None, earlier: Earlier, heldout_share: float,
+    new: NewArray = np.zeros,
+) -> Placement:  # fmt: skip
     """Place all products that own a picture.
 
     ``digests``: uint64 [products, 2]; ``owners``: product of each picture, int64 [pictures], rising; ``fingerprints``:
     uint8 [earlier pictures + pictures, 768], may be a mapped file; None where the pictures weren't checked, so that no
-    two are taken for alike.
+    two are taken for alike. ``new`` makes the arrays, which with a million products are better in files.
     """
-    good = np.unique(owners)
-    num_earlier = len(earlier.sides)
-    all_owners = np.concatenate([earlier.owners, num_earlier + np.searchsorted(good, owners)])
-    clusters = np.arange(len(all_owners)) if fingerprints is None else clusters_that_look_alike(fingerprints)
-    known = np.concatenate([earlier.sides, np.full(len(good), UNKNOWN, np.int8)])
-    all_digests = np.concatenate([np.zeros((num_earlier, 2), np.uint64), digests[good]])
-    sides = sides_of(all_digests, all_owners, clusters, known, heldout_share)[num_earlier:]
-    order = {}
-    for split, side in zip(SPLITS, (TRAIN, HELDOUT), strict=True):
-        there = good[sides == side]
-        order[split] = there[np.lexsort((digests[there, 1], digests[there, 0]))]
-    groups = groups_of_products(len(known), all_owners, clusters)[num_earlier:]
-    largest = good[groups == np.bincount(groups).argmax()] if len(groups) else good
-    return Placement(order, good[sides == NO_SIDE], largest)
+    ahead, count, earlier_pictures = len(earlier.sides), len(digests), len(earlier.owners)
+    all_owners = new(earlier_pictures + len(owners), "i8")
+    all_owners[:earlier_pictures] = earlier.owners
+    np.add(owners, ahead, out=all_owners[earlier_pictures:])
+    clusters = numbers(new, len(all_owners)) if fingerprints is None else clusters_that_look_alike(fingerprints, new)
+    known = new(ahead + count, "i1")
+    known[:ahead], known[ahead:] = earlier.sides, UNKNOWN
+    all_digests = new((ahead + count, 2), "u8")
+    all_digests[ahead:] = digests
+    sides = sides_of(all_digests, all_owners, clusters, known, heldout_share, new)[ahead:]
+    shown = new(count, "?")
+    for part in blocks(len(owners)):
+        shown[owners[part]] = True
+    groups = groups_of_products(ahead + count, all_owners, clusters, new=new)[ahead:]
+    return Placement(
+        {split: _in_order(digests, shown, sides, side, new) for split, side in _SIDES.items()},
+        chosen(new, count, lambda part: shown[part] & (sides[part] == NO_SIDE)),
+        _largest(groups, shown, new),
+    )
+
+
+def _in_order(digests: np.ndarray, shown: np.ndarray, sides: np.ndarray, side: int, new: NewArray) -> np.ndarray:
+    """Products of a side by their codes' digests, int64."""
+    there = chosen(new, len(shown), lambda part: shown[part] & (sides[part] == side))
+    order, stop = new(len(there), "i8"), 0
+    for places in Sorting(new, len(there), lambda part: digests[there[part], 0]).whole_blocks():
+        products = there[places]
+        stop += len(products)
+        order[stop - len(products) : stop] = products[np.lexsort((digests[products, 1], digests[products, 0]))]
+    return order
+
+
+def _largest(groups: np.ndarray, shown: np.ndarray, new: NewArray) -> np.ndarray:
+    """Products of the largest group that have pictures, int64, rising."""
+    if not len(groups):
+        return groups
+    sizes = new(int(groups.max()) + 1, "i8")
+    for part in blocks(len(groups)):
+        np.add.at(sizes, groups[part][shown[part]], 1)
+    largest = sizes.argmax()
+    return chosen(new, len(groups), lambda part: shown[part] & (groups[part] == largest))
 
 
 def cut_into_shelves(order: dict[str, np.ndarray], samples_per_shard: int, num_tars: dict[str, int]) -> list[Shelf]:

@@ -19,11 +19,17 @@ def digests(number: int) -> np.ndarray:
     return np.stack([code_digest(f"code-{product}") for product in range(number)])
 
 
+def clusters(owned: list[list[int]]) -> np.ndarray:
+    """For each picture the place of the first that is the same."""
+    shown = np.array([picture for pictures in owned for picture in pictures], np.int64)
+    _, first, which = np.unique(shown, return_index=True, return_inverse=True)
+    return first[which]
+
+
 def sides(owned: list[list[int]], known: list[int], share: float = 0.3) -> list[int]:
     """``owned``: the pictures of each product."""
     owners = np.array([product for product, pictures in enumerate(owned) for _ in pictures], np.int64)
-    pictures = np.array([picture for pictures in owned for picture in pictures], np.int64)
-    return sides_of(digests(len(owned)), owners, pictures, np.array(known, np.int8), share).tolist()
+    return sides_of(digests(len(owned)), owners, clusters(owned), np.array(known, np.int8), share).tolist()
 
 
 def reached(owned: list[list[int]], start: int) -> set[int]:
@@ -44,7 +50,7 @@ OWNED = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=3), min_size=
 @given(owned=OWNED)
 def test_products_that_share_pictures_are_one_group(owned) -> None:
     owners = np.array([product for product, pictures in enumerate(owned) for _ in pictures])
-    groups = groups_of_products(len(owned), owners, np.concatenate([np.array(pictures) for pictures in owned]))
+    groups = groups_of_products(len(owned), owners, clusters(owned))
     for product in range(len(owned)):
         assert set(np.flatnonzero(groups == groups[product]).tolist()) == reached(owned, product)
 

@@ -5,6 +5,8 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.datasets import load_sample_images
 
 from phi3v_dist.catalog import likeness
@@ -12,8 +14,9 @@ from phi3v_dist.catalog.likeness import (
     clusters_that_look_alike,
     fingerprint,
     look_alike,
-    pairs_that_look_alike,
+    parts_that_look_alike,
 )
+from phi3v_dist.mapped_arrays import arrays_in
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +55,9 @@ def test_a_picture_saved_again_or_made_smaller_looks_alike(products, change) -> 
 
 
 def test_different_products_do_not_look_alike(products) -> None:
-    found = pairs_that_look_alike(prints(products))
-    assert len(found) <= 0.01 * len(products) * (len(products) - 1) / 2
+    one, other = np.triu_indices(len(products), 1)
+    shown = prints(products)
+    assert look_alike(shown[one], shown[other]).mean() <= 0.01
 
 
 def test_another_colour_of_the_same_shape_does_not_look_alike() -> None:
@@ -61,7 +65,7 @@ def test_another_colour_of_the_same_shape_does_not_look_alike() -> None:
     for colour in ("darkred", "navy", "black", "olive", "gold"):
         shirts.append(Image.new("RGB", (300, 300), "white"))
         ImageDraw.Draw(shirts[-1]).rounded_rectangle((60, 40, 240, 260), 30, colour)
-    assert len(pairs_that_look_alike(prints(shirts))) == 0
+    assert clusters_that_look_alike(prints(shirts)).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_white_pages_look_alike_in_spite_of_noise() -> None:
@@ -83,27 +87,38 @@ def drawn(number: int, seed: int) -> np.ndarray:
     return np.clip(pages, 0, 255).round().astype(np.uint8)
 
 
-def parts(number: int, pairs: np.ndarray) -> set[frozenset[int]]:
-    labels = likeness.connected(number, pairs[:, 0], pairs[:, 1])
+def parts(fingerprints: np.ndarray) -> set[frozenset[int]]:
+    labels = parts_that_look_alike(fingerprints)
     found = (frozenset(np.flatnonzero(labels == label).tolist()) for label in np.unique(labels))
     return {part for part in found if len(part) > 1}
 
 
-def test_the_search_among_many_connects_what_all_pairs_connect(monkeypatch) -> None:
+def test_among_few_all_are_compared_with_all() -> None:
+    fingerprints = drawn(400, 3)
+    one, other = np.triu_indices(400, 1)
+    alike = look_alike(fingerprints[one], fingerprints[other])
+    edges = coo_array((np.ones(alike.sum()), (one[alike], other[alike])), shape=(400, 400))
+    wanted = connected_components(edges, directed=False)[1]
+    _, first = np.unique(wanted, return_index=True)
+    assert (parts_that_look_alike(fingerprints) == first[wanted]).all()
+
+
+def test_the_search_among_many_connects_what_all_pairs_connect(monkeypatch, tmp_path) -> None:
     fingerprints = drawn(4000, 3)
-    exact = parts(4000, pairs_that_look_alike(fingerprints))
+    exact = parts(fingerprints)
     assert len(exact) > 300
     monkeypatch.setattr(likeness, "_MOST_FOR_ALL_PAIRS", 0)
-    fast = pairs_that_look_alike(fingerprints)
-    assert look_alike(fingerprints[fast[:, 0]], fingerprints[fast[:, 1]]).all()
-    assert len(parts(4000, fast) & exact) >= 0.99 * len(exact)
+    fast = parts(fingerprints)
+    assert all(any(part <= whole for whole in exact) for part in fast)
+    assert len(fast & exact) >= 0.99 * len(exact)
+    assert (parts_that_look_alike(fingerprints, new=arrays_in(tmp_path)) == parts_that_look_alike(fingerprints)).all()
 
 
 @pytest.mark.parametrize("grain", [0, 1])
 def test_thousands_of_the_same_picture_are_one_part(grain: int) -> None:
     same = np.repeat(drawn(10, 4)[:1], 5000, axis=0)
     fingerprints = same ^ np.random.default_rng(0).integers(0, grain + 1, same.shape, np.uint8)
-    assert parts(5000, pairs_that_look_alike(fingerprints)) == {frozenset(range(5000))}
+    assert parts(fingerprints) == {frozenset(range(5000))}
 
 
 def test_a_chain_of_chance_likenesses_falls_apart_and_copies_stay_together() -> None:
@@ -112,14 +127,12 @@ def test_a_chain_of_chance_likenesses_falls_apart_and_copies_stay_together() -> 
     steps = ends[0] + np.linspace(0, 1, 300)[:, None] * (ends[1] - ends[0]) + grain
     chain = np.clip(steps, 0, 255).round().astype(np.uint8)
     fingerprints = np.concatenate([chain, chain[::100], drawn(50, 7)])
-    assert len(parts(353, pairs_that_look_alike(fingerprints))) < 10
+    assert len(parts(fingerprints)) < 10
     clusters = clusters_that_look_alike(fingerprints)
     assert np.bincount(clusters).max() <= 200
     assert (clusters[:300:100] == clusters[300:303]).all()
 
 
-def test_few_or_no_pictures_make_no_pairs() -> None:
-    assert pairs_that_look_alike(np.empty((0, likeness.FINGERPRINT_BYTES), np.uint8)).shape == (0, 2)
-    assert pairs_that_look_alike(drawn(10, 5)[:1]).shape == (0, 2)
+def test_few_or_no_pictures_look_like_no_other() -> None:
     assert clusters_that_look_alike(drawn(10, 5)[:1]).tolist() == [0]
     assert clusters_that_look_alike(np.empty((0, likeness.FINGERPRINT_BYTES), np.uint8)).tolist() == []

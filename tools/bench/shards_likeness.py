@@ -15,6 +15,7 @@ from memory import AnonymousMemory
 from shards_figures import Figure, in_own_process
 
 from phi3v_dist.catalog.likeness import FINGERPRINT_BYTES, SIDE, clusters_that_look_alike, look_alike
+from phi3v_dist.mapped_arrays import arrays_in
 
 _PLANTED_SHARE = 0.01  # of copies, and as many saved again
 _AT_A_TIME = 20_000
@@ -54,7 +55,7 @@ def _cluster(path: Path) -> tuple[float, float, np.ndarray]:
     fingerprints = np.load(path, mmap_mode="r")
     with AnonymousMemory() as memory:
         started = time.monotonic()
-        labels = clusters_that_look_alike(fingerprints)
+        labels = clusters_that_look_alike(fingerprints, arrays_in(path.parent))
         seconds = time.monotonic() - started
     return seconds, memory.most_mb, labels
 
