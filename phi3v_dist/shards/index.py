@@ -142,10 +142,10 @@ def write_index(path: Path, before: pa.Table | None, parts: Iterable[pa.Table]) 
             pending.append(part.add_column(0, SCHEMA.field("sample"), numbers))
             count += len(part)
             if sum(map(len, pending)) >= _ROWS_IN_GROUP:
-                writer.write_table(pa.concat_tables(pending).combine_chunks())
+                writer.write_table(pa.concat_tables(pending))
                 pending = []
         if pending:
-            writer.write_table(pa.concat_tables(pending).combine_chunks())
+            writer.write_table(pa.concat_tables(pending))
 
 
 def load_index(folder: str | Path, cache_folder: str | Path | None = None) -> ShardIndex:

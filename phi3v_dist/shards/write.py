@@ -8,6 +8,8 @@ write tar files. Any number of processes, of one command or of many, on one mach
 the same bytes with any number of workers and parts, and a killed command goes on behind what was finished.
 """
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -28,6 +30,8 @@ from phi3v_dist.shards.placing import ALL, Part, Shelf, cut_into_shelves
 from phi3v_dist.shards.staging import OTHER_FOLDER, Staging
 from phi3v_dist.shards.tars import write_shelf
 from phi3v_dist.shards.workers import Workers, worker_pool
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,20 @@ def make_shards(catalog: CatalogOptions, shards: ShardOptions, part: Part = ALL,
             _write_tars(staging, shelves, catalog, workers)
         if delivery.complete(staging, shelves, products, described, catalog):
             return _summary(folder, read_manifest(folder), made_now=True)
-    except (OSError, ShardError):
+    except (OSError, ShardError) as error:
         if described["fingerprint"] not in fingerprints_in(folder):
-            raise
+            raise _told(error, staging) from None
     # Another process did the same work, and gave the files their names while this one was still at it.
     staging.refuse_files()
     return _standing(staging, described)
+
+
+def _told(error: OSError | ShardError, staging: Staging) -> Exception:
+    """What the user hears: what a full disk raises names no file."""
+    if isinstance(error, ShardError) or error.filename is not None or error.errno not in _NO_ROOM:
+        return error
+    mend = "Free space there and start again: what was finished stays."
+    return ShardError(f"can't be written: {os.strerror(error.errno)}", where=str(staging.folder), mend=mend)
 
 
 def fingerprints_in(folder: Path) -> set[str]:

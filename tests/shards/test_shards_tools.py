@@ -1,17 +1,22 @@
 """The two commands as a user meets them."""
 
+import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import pytest
 import yaml
 
 CHECKOUT = Path(__file__).parents[2]
 
 
-def run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(tool: str, *arguments: str, largest_file: int = resource.RLIM_INFINITY) -> subprocess.CompletedProcess[str]:
+    """``largest_file``: bytes that a file may have before writing to it fails, as it does on a full disk."""
     command = [sys.executable, f"tools/{tool}.py", *arguments]
-    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, preexec_fn=limit)
 
 
 def test_wrong_recipe_is_one_line_and_code_2(tmp_path):
@@ -46,3 +51,15 @@ def test_too_many_rejects_end_with_code_3_after_writing_everything(catalog, tmp_
     shown = run("inspect_shards", str(tmp_path / "shards"), "--verify")
     assert shown.returncode == 2
     assert "train/train-000000.tar, byte 512, key " in shown.stderr and "Traceback" not in shown.stderr
+
+
+@pytest.mark.parametrize("largest_file", [100, 5_000, 20_000])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(catalog, tmp_path, largest_file):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"catalog": catalog.model_dump(), "shards": {"folder": str(tmp_path / "shards")}}))
+    ended = run("make_shards", "--config", str(recipe), "shards.workers=1", largest_file=largest_file)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("ERROR ") and len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert "File too large" in ended.stderr and not (tmp_path / "shards").exists()
+    assert run("make_shards", "--config", str(recipe), "shards.workers=1").returncode == 0
+    assert (tmp_path / "shards/manifest.json").exists()
