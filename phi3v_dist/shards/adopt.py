@@ -237,7 +237,7 @@ def _write(folder: Path, found: _Found, counts: dict[str, int]) -> None:
     rejects = rejects_table(found.unusable)
     with atomic_path(folder / names["rejects"]) as temporary:
         pq.write_table(rejects, temporary, compression="zstd")
-    write_index(folder / names["index"], None, found.parts.values())
+    write_index(folder / names["index"], found.parts.values())
     facts = []
     for shard, part in found.parts.items():
         held = part["split"].unique().to_pylist()

@@ -6,8 +6,9 @@ first, then the index under a new name, and last the manifest, in one rename: un
 Files of an index that is no longer the manifest's stay: a training that began with it may still read it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from phi3v_dist.catalog.rejects import count_reasons, rejects_table
 from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.files import atomic_path, write_json
 from phi3v_dist.shards.checking import Chunks
-from phi3v_dist.shards.index import check_file, open_index, write_index
+from phi3v_dist.shards.index import SHARD_SCHEMA, check_file, open_index, write_index
 from phi3v_dist.shards.manifest import MANIFEST_NAME, SPLITS, build_manifest, file_name, read_manifest
 from phi3v_dist.shards.placed import Placed
 from phi3v_dist.shards.placing import Earlier, Shelf
@@ -34,6 +35,8 @@ LINKED = "picture: shared with both splits"
 _PICTURES_SCHEMA = pa.schema(
     [("sample", pa.int64()), ("sha256", pa.binary(32)), ("fingerprint", pa.binary(FINGERPRINT_BYTES))]
 )
+
+_ROWS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,12 @@ class Delivery:
             check_file(self.folder if self.folder and moved else staging.shards, told)
         names = {kind: file_name(kind, number) for kind in ("index", "rejects", "pictures")}
         placed = Placed(staging.placed)
-        before = (self._rows("index"), self._rows("rejects"), self._rows("pictures"))
-        write_index(staging.shards / names["index"], before[0], (staging.rows(shelf.tar) for shelf in shelves))
-        rejects = _all_rejects(before[1], staging, products, placed, catalog)
+        there = (rows.drop_columns("sample").cast(SHARD_SCHEMA) for rows in self._rows("index"))
+        write_index(staging.shards / names["index"], chain(there, (staging.rows(shelf.tar) for shelf in shelves)))
+        rejects = pa.concat_tables([*self._rows("rejects"), _rejects(staging, products, placed, catalog)])
         _write_parquet(staging.shards / names["rejects"], REJECTS_SCHEMA, [rejects])
-        num_samples = before[0].num_rows if before[0] is not None else 0
-        pictures = _picture_rows(placed, shelves, num_samples)
-        _write_parquet(
-            staging.shards / names["pictures"], _PICTURES_SCHEMA, [before[2], *pictures] if before[2] else pictures
-        )
+        pictures = _picture_rows(placed, shelves, len(self.earlier.sides))
+        _write_parquet(staging.shards / names["pictures"], _PICTURES_SCHEMA, chain(self._rows("pictures"), pictures))
         manifest = build_manifest(
             staging.shards, names, facts, count_reasons(rejects), described | _told(products, placed),
             before=self.manifest,
@@ -76,8 +76,9 @@ class Delivery:
         staging.clear()
         return True
 
-    def _rows(self, kind: str) -> pa.Table | None:
-        return pq.read_table(self.folder / self.manifest[kind]["path"]) if self.manifest and self.folder else None
+    def _rows(self, kind: str) -> Iterator[pa.Table]:
+        """Rows of a table that the folder has."""
+        return _some_rows(self.folder / self.manifest[kind]["path"]) if self.manifest and self.folder else iter(())
 
 
 def no_delivery() -> Delivery:
@@ -91,33 +92,41 @@ def open_delivery(folder: Path) -> Delivery:
     for told in (manifest["rejects"], manifest["pictures"], *manifest["shards"]):
         check_file(folder, told)
     index = open_index(folder, manifest)
-    pictures = pq.read_table(folder / manifest["pictures"]["path"], memory_map=True)
-    content = b"".join(pictures["fingerprint"].to_pylist())
+    pictures = folder / manifest["pictures"]["path"]
     numbers: dict[str, list[int]] = {split: [] for split in SPLITS}
     for shard in manifest["shards"]:
         numbers[shard["split"]].append(int(Path(shard["path"]).stem[-6:]))
     earlier = Earlier(
         codes=index.column("product_code").tolist(),
         sides=np.where(index.column("split") == "heldout", HELDOUT, TRAIN).astype(np.int8),
-        owners=pictures["sample"].to_numpy(),
-        fingerprints=np.frombuffer(content, np.uint8).reshape(-1, FINGERPRINT_BYTES),
+        owners=pq.read_table(pictures, columns=["sample"])["sample"].to_numpy(),
+        fingerprints=map(_fingerprints, _some_rows(pictures)),
         num_tars={split: max(numbers[split], default=-1) + 1 for split in SPLITS},
     )
     return Delivery(earlier, folder, manifest)
 
 
-def _all_rejects(
-    before: pa.Table | None, staging: Staging, products: ProductFile, placed: Placed, catalog: CatalogOptions
-) -> pa.Table:
-    """Rejects of earlier deliveries, then those of this one by row."""
+def _some_rows(path: Path) -> Iterator[pa.Table]:
+    """The rows of a Parquet file, so many at a time that little memory is needed."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for batch in file.iter_batches(_ROWS_AT_A_TIME, use_threads=False):
+            yield pa.Table.from_batches([batch])
+
+
+def _fingerprints(rows: pa.Table) -> np.ndarray:
+    content = b"".join(rows["fingerprint"].to_pylist())
+    return np.frombuffer(content, np.uint8).reshape(-1, FINGERPRINT_BYTES)
+
+
+def _rejects(staging: Staging, products: ProductFile, placed: Placed, catalog: CatalogOptions) -> pa.Table:
+    """Rejects of this delivery by row."""
     chunks = Chunks(staging.checked, len(products))
     linked = [
         reject(catalog, product.row, product.code, LINKED, str(product.pictures[0]))
         for product in products.products(placed.linked)
     ]
     own = [products.rejects(), *map(chunks.rejects, range(len(chunks))), rejects_table(linked)]
-    told = pa.concat_tables(own).sort_by([("file", "ascending"), ("row", "ascending")])
-    return told if before is None else pa.concat_tables([before, told])
+    return pa.concat_tables(own).sort_by([("file", "ascending"), ("row", "ascending")])
 
 
 def _told(products: ProductFile, placed: Placed) -> dict[str, Any]:
@@ -142,7 +151,7 @@ def _picture_rows(placed: Placed, shelves: Sequence[Shelf], num_samples: int) ->
         yield pa.table([list(column) for column in columns], schema=_PICTURES_SCHEMA)
 
 
-def _write_parquet(path: Path, schema: pa.Schema, tables: Sequence[pa.Table] | Iterator[pa.Table]) -> None:
+def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for rows in tables:
             writer.write_table(rows)

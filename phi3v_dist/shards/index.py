@@ -131,12 +131,12 @@ def as_numpy(array: pa.Array) -> np.ndarray:
     return np.from_dlpack(array)
 
 
-def write_index(path: Path, before: pa.Table | None, parts: Iterable[pa.Table]) -> None:
-    """Number the samples of all shards, behind those that were there ``before``, and write the index."""
+def write_index(path: Path, parts: Iterable[pa.Table]) -> None:
+    """Number the samples of all parts, tables of ``SHARD_SCHEMA``, and write the index."""
     # A dictionary of texts of which no two are alike makes the file larger, and takes twice as long to decode.
     how = {"compression": "zstd", "use_dictionary": list(_SHARED_TEXTS)}
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, **how) as writer:
-        pending, count = [SCHEMA.empty_table() if before is None else before.cast(SCHEMA)], len(before or ())
+        pending, count = [SCHEMA.empty_table()], 0
         for part in parts:
             numbers = pa.array(np.arange(count, count + len(part), dtype=np.int64))
             pending.append(part.add_column(0, SCHEMA.field("sample"), numbers))

@@ -32,7 +32,7 @@ def write_placed(folder: Path, chunks: Chunks, digests: np.ndarray, earlier: Ear
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
     temporary.mkdir()
     try:
-        _gather(temporary, chunks, earlier.fingerprints, bytes_too=catalog.check_pictures)
+        _gather(temporary, chunks, earlier, bytes_too=catalog.check_pictures)
         own = Placed(temporary)
         fingerprints = own.all_fingerprints if catalog.check_pictures else None
         placement = place(digests, own.owner, fingerprints, earlier, catalog.heldout_share, arrays_in(temporary))
@@ -49,19 +49,22 @@ def write_placed(folder: Path, chunks: Chunks, digests: np.ndarray, earlier: Ear
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _gather(folder: Path, chunks: Chunks, earlier_fingerprints: np.ndarray, *, bytes_too: bool) -> None:
+def _gather(folder: Path, chunks: Chunks, earlier: Earlier, *, bytes_too: bool) -> None:
     """Lay the chunks' columns end to end; behind the fingerprints of earlier deliveries.
 
     ``bytes_too``: hashes and fingerprints, which pictures that weren't checked don't have.
     """
     counts = [chunks.pictures(number).num_rows for number in range(len(chunks))]
-    ahead, total = len(earlier_fingerprints), sum(counts)
+    ahead, total = len(earlier.owners), sum(counts)
     kinds = {"owner": "i8"} | _OF_A_PICTURE
     lengths = dict.fromkeys(kinds, total)
     lengths |= {"sha256": total, "fingerprint": ahead + total} if bytes_too else {"sha256": 0, "fingerprint": ahead}
     columns = {name: new_file(folder / f"{name}.npy", lengths[name], kind) for name, kind in kinds.items()}
     columns |= {name: new_file(folder / f"{name}.npy", (lengths[name], size), "u1") for name, size in _BYTES.items()}
-    columns["fingerprint"][:ahead] = earlier_fingerprints
+    start = 0
+    for block in earlier.fingerprints:
+        columns["fingerprint"][start : start + len(block)] = block
+        start += len(block)
     start = 0
     for number, count in enumerate(counts):
         rows, part = chunks.pictures(number), slice(start, start + count)

@@ -10,7 +10,7 @@ product keeps its place among the others when products are added.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,13 +59,13 @@ ALL = Part()
 class Earlier:
     """What earlier deliveries of a folder hold: per product its code and side, per picture its product and fingerprint.
 
-    ``num_tars``: by split, highest number + 1.
+    ``fingerprints``: block by block, to be read once. ``num_tars``: by split, highest number + 1.
     """
 
     codes: Sequence[str] = ()
     sides: np.ndarray = field(default_factory=lambda: np.empty(0, np.int8))
     owners: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    fingerprints: np.ndarray = field(default_factory=lambda: np.empty((0, 768), np.uint8))
+    fingerprints: Iterable[np.ndarray] = ()
     num_tars: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
 
 

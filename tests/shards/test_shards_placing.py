@@ -48,7 +48,7 @@ def test_a_product_without_a_good_picture_is_nowhere():
 
 def test_products_that_share_a_picture_are_in_one_split_with_those_of_earlier_deliveries():
     shown = pictures(4)
-    earlier = Earlier(["x", "y"], np.array([0, 1], np.int8), np.array([0, 1]), shown[:2])
+    earlier = Earlier(["x", "y"], np.array([0, 1], np.int8), np.array([0, 1]), [shown[:2]])
     owners = np.array([0, 1, 1, 2, 2, 3])  # a joins x, b joins y over a picture of its own, c joins both
     new = np.stack([shown[0], shown[1], shown[2], shown[0], shown[1], shown[2]])
     placement = place(digests(["a", "b", "c", "d"]), owners, np.concatenate([shown[:2], new]), earlier, 0.0)

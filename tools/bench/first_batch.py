@@ -62,7 +62,7 @@ def _grow(source: Path, folder: Path, samples: int) -> int:
             yield rows.set_column(rows.column_names.index("shard"), "shard", renamed).cast(SHARD_SCHEMA)
 
     (folder / "train").mkdir(parents=True)
-    write_index(folder / "index.parquet", None, parts())
+    write_index(folder / "index.parquet", parts())
     told = {"schema_version": SCHEMA_VERSION, "shards": [], "index": describe_file(folder, "index.parquet")}
     write_json(folder / MANIFEST_NAME, told)
     return copies * len(rows)

@@ -74,7 +74,7 @@ def make_index(folder: Path, rows: int) -> None:
         return pa.table(columns).select(SHARD_SCHEMA.names).cast(SHARD_SCHEMA)
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_index(folder / "index.parquet", None, (part(first) for first in range(0, rows, _PER_TAR)))
+    write_index(folder / "index.parquet", (part(first) for first in range(0, rows, _PER_TAR)))
     told = {"schema_version": SCHEMA_VERSION, "shards": [], "index": describe_file(folder, "index.parquet")}
     write_json(folder / MANIFEST_NAME, told)
 
