@@ -18,7 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 PARTIAL = ".partial"  # how the name of a half written file or folder ends
+_AT_A_TIME = 2**20  # bytes
 _LEFT_OVER_SECONDS = 24 * 3600.0  # a half file this old belongs to a process that was killed
 
 
@@ -84,6 +87,18 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def xxh3_of(path: Path) -> str:
+    """Hexadecimal XXH3-128 of a file's content, as ``xxhsum -H2`` prints it; also of a ``UPath``'s.
+
+    It finds every accident, and is ten times as fast as SHA-256, which finds intent too.
+    """
+    whole = xxhash.xxh3_128()
+    with path.open("rb") as handle:
+        while part := handle.read(_AT_A_TIME):
+            whole.update(part)
+    return whole.hexdigest()
 
 
 def clean_cache(kept: Path, most: int) -> None:

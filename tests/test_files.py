@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import xxhash
 
-from phi3v_dist.files import atomic_path, locked, sha256_of, write_json, write_text
+from phi3v_dist.files import atomic_path, locked, sha256_of, write_json, write_text, xxh3_of
 
 WRITER = """
 import sys
@@ -83,6 +84,7 @@ def test_hash_of_a_large_file_equals_hashlibs(tmp_path: Path) -> None:
     data = bytes(range(256)) * 8192
     (tmp_path / "large").write_bytes(data)
     assert sha256_of(tmp_path / "large") == hashlib.sha256(data).hexdigest()
+    assert xxh3_of(tmp_path / "large") == xxhash.xxh3_128_hexdigest(data)
 
 
 def test_a_lock_is_shared_by_readers_or_held_by_one_writer(tmp_path: Path) -> None:

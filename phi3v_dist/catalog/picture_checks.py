@@ -6,13 +6,13 @@ With ``catalog.check_pictures`` off the header alone is looked at: a file that i
 too large or of an extreme shape is still found, one that is damaged behind its header isn't.
 """
 
-import hashlib
 import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import xxhash
 from PIL import Image
 
 from phi3v_dist.catalog.checks import Product, Reject, reject
@@ -27,7 +27,7 @@ _QUALITY = 95  # of pictures that are saved anew
 @dataclass(frozen=True)
 class GoodPicture:
     """``number``: of the product's pictures; ``num_bytes``, ``suffix``, ``width``, ``height``: as it came
-    (``images.read_header``); ``sha256``: of its bytes; ``fingerprint``: likeness.py.
+    (``images.read_header``); ``xxh3``: XXH3-128 of its bytes; ``fingerprint``: likeness.py.
 
     The last two are None where only the header was read. ``save_anew``: it is repaired or made smaller when it is
     written.
@@ -38,7 +38,7 @@ class GoodPicture:
     suffix: str
     width: int
     height: int
-    sha256: bytes | None
+    xxh3: bytes | None
     fingerprint: bytes | None
     save_anew: bool
 
@@ -81,7 +81,7 @@ def _checked(number: int, picture: Picture, options: CatalogOptions) -> GoodPict
             len(content),
             header.suffix,
             *opened.size,
-            sha256=hashlib.sha256(content).digest(),
+            xxh3=xxhash.xxh3_128_digest(content),
             fingerprint=fingerprint(opened).tobytes(),
             save_anew=_save_anew(picture, opened.size, header.oddities, options),
         )

@@ -23,7 +23,7 @@ from phi3v_dist.catalog.pictures import NotFetched, Picture, picture_of
 from phi3v_dist.catalog.tables import RawRow, read_table
 from phi3v_dist.config.options import CatalogOptions
 from phi3v_dist.errors import CatalogError, ShardError
-from phi3v_dist.files import sha256_of
+from phi3v_dist.files import xxh3_of
 from phi3v_dist.images import ImageError
 from phi3v_dist.reports.thumbnails import thumbnail
 from phi3v_dist.shards.adopt import unusable_pictures
@@ -68,8 +68,8 @@ def _whole_file(folder: Path, told: dict[str, Any]) -> Path:
     """The file of rejects. Raises ``ShardError`` where it isn't the manifest's: a reader of Parquet may crash on it."""
     check_file(folder, told)
     path = folder / told["path"]
-    if (found := sha256_of(path)) != told["sha256"]:
-        what = "the rejects are damaged, their SHA-256 is not the manifest's"
+    if (found := xxh3_of(path)) != told["xxh3_128"]:
+        what = "the rejects are damaged, their XXH3-128 is not the manifest's"
         raise ShardError(what, where=str(path), value=found, mend=MAKE_ANEW)
     return path
 

@@ -28,7 +28,7 @@ _SCHEMA = pa.schema(
         ("suffix", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
-        ("sha256", pa.binary(32)),
+        ("xxh3", pa.binary(16)),
         ("fingerprint", pa.binary(FINGERPRINT_BYTES)),
         ("save_anew", pa.bool_()),
     ]

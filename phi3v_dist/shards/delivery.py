@@ -33,7 +33,7 @@ from phi3v_dist.shards.staging import Staging
 
 LINKED = "picture: shared with both splits"
 _PICTURES_SCHEMA = pa.schema(
-    [("sample", pa.int64()), ("sha256", pa.binary(32)), ("fingerprint", pa.binary(FINGERPRINT_BYTES))]
+    [("sample", pa.int64()), ("xxh3", pa.binary(16)), ("fingerprint", pa.binary(FINGERPRINT_BYTES))]
 )
 
 _ROWS_AT_A_TIME = 4096
@@ -144,7 +144,7 @@ def _picture_rows(placed: Placed, shelves: Sequence[Shelf], num_samples: int) ->
     for shelf in shelves:
         rows = []
         for product in placed.order[shelf.split][shelf.start : shelf.stop]:
-            told = [(sample, picture.sha256, picture.fingerprint) for picture in placed.pictures_of(product)]
+            told = [(sample, picture.xxh3, picture.fingerprint) for picture in placed.pictures_of(product)]
             rows += [row for row in told if None not in row]
             sample += 1
         columns = zip(*rows, strict=True) if rows else ((), (), ())

@@ -27,9 +27,9 @@ from phi3v_dist.catalog.fetched import STATE_NAME
 from phi3v_dist.catalog.tables import table_sha256 as hash_table
 from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.errors import ShardError
-from phi3v_dist.files import sha256_of
+from phi3v_dist.files import sha256_of, xxh3_of
 
-SCHEMA_VERSION = 4  # 2: several pictures, further texts; 3: deliveries; 4: one checksum per sample
+SCHEMA_VERSION = 5  # 2: several pictures, further texts; 3: deliveries; 4, 5: checksums by XXH3
 SPLITS = ("train", "heldout")
 MANIFEST_NAME = "manifest.json"
 MAKE_THEM = "Make the shards: python tools/make_shards.py --config RECIPE"
@@ -128,8 +128,8 @@ def unchecked_deliveries(manifest: dict[str, Any]) -> str:
 
 
 def describe_file(folder: Path, name: str) -> dict[str, Any]:
-    """Path relative to ``folder``, bytes and SHA-256 of one finished file."""
-    return {"path": name, "bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+    """Path relative to ``folder``, bytes and XXH3-128 of one finished file."""
+    return {"path": name, "bytes": (folder / name).stat().st_size, "xxh3_128": xxh3_of(folder / name)}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

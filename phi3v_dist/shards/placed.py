@@ -22,7 +22,7 @@ from phi3v_dist.shards.manifest import SPLITS
 from phi3v_dist.shards.placing import Earlier, place
 
 _OF_A_PICTURE = {"number": "i1", "num_bytes": "i8", "suffix": "S4", "width": "i4", "height": "i4", "save_anew": "?"}
-_BYTES = {"sha256": 32, "fingerprint": FINGERPRINT_BYTES}
+_BYTES = {"xxh3": 16, "fingerprint": FINGERPRINT_BYTES}
 
 
 def write_placed(folder: Path, chunks: Chunks, digests: np.ndarray, earlier: Earlier, catalog: CatalogOptions) -> None:
@@ -58,7 +58,7 @@ def _gather(folder: Path, chunks: Chunks, earlier: Earlier, *, bytes_too: bool) 
     ahead, total = len(earlier.owners), sum(counts)
     kinds = {"owner": "i8"} | _OF_A_PICTURE
     lengths = dict.fromkeys(kinds, total)
-    lengths |= {"sha256": total, "fingerprint": ahead + total} if bytes_too else {"sha256": 0, "fingerprint": ahead}
+    lengths |= {"xxh3": total, "fingerprint": ahead + total} if bytes_too else {"xxh3": 0, "fingerprint": ahead}
     columns = {name: new_file(folder / f"{name}.npy", lengths[name], kind) for name, kind in kinds.items()}
     columns |= {name: new_file(folder / f"{name}.npy", (lengths[name], size), "u1") for name, size in _BYTES.items()}
     start = 0
@@ -115,12 +115,12 @@ class Placed:
         """Good pictures of a product, in order."""
         start, stop = np.searchsorted(self.owner, [product, product + 1])
         ahead = len(self.all_fingerprints) - len(self.owner)
-        checked = len(self._sha256) > 0
+        checked = len(self._xxh3) > 0
         return [
             GoodPicture(
                 **{name: column[picture].item() for name, column in self._of_a_picture.items()},
                 suffix=self._suffix[picture].decode(),
-                sha256=self._sha256[picture].tobytes() if checked else None,
+                xxh3=self._xxh3[picture].tobytes() if checked else None,
                 fingerprint=self.all_fingerprints[ahead + picture].tobytes() if checked else None,
             )
             for picture in range(start, stop)
@@ -135,8 +135,8 @@ class Placed:
         return self._column("suffix")
 
     @cached_property
-    def _sha256(self) -> np.ndarray:
-        return self._column("sha256")
+    def _xxh3(self) -> np.ndarray:
+        return self._column("xxh3")
 
     def _column(self, name: str) -> np.ndarray:
         return open_file(self._folder / f"{name}.npy")

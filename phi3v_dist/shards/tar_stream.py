@@ -6,9 +6,10 @@ files would have to be read again for offsets and hash. A name that a plain head
 never moved into an extra header; so a member's data always begin where its header ends.
 """
 
-import hashlib
 import tarfile
 from typing import BinaryIO, Final
+
+import xxhash
 
 _SAMPLE: Final = tarfile.TarInfo()  # mtime 0: a clock would change the bytes
 _SAMPLE.mode, _SAMPLE.uname, _SAMPLE.gname = 0o444, "bigdata", "bigdata"  # what webdataset writes
@@ -21,7 +22,7 @@ class TarStream:
     """Writes to an open file from its beginning. ``num_bytes``: written so far."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._sha256 = file, hashlib.sha256()
+        self._file, self._xxh3 = file, xxhash.xxh3_128()
         self.num_bytes = 0
 
     def add(self, name: str, content: bytes) -> int:
@@ -33,14 +34,14 @@ class TarStream:
         return offset
 
     def end(self) -> str:
-        """Write the end of the archive; the hexadecimal SHA-256 of the whole."""
+        """Write the end of the archive; the hexadecimal XXH3-128 of the whole."""
         self._write(bytes(2 * tarfile.BLOCKSIZE))
         self._write(bytes(-self.num_bytes % tarfile.RECORDSIZE))
-        return self._sha256.hexdigest()
+        return self._xxh3.hexdigest()
 
     def _write(self, content: bytes) -> None:
         self._file.write(content)
-        self._sha256.update(content)
+        self._xxh3.update(content)
         self.num_bytes += len(content)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pyarrow as pa
+import xxhash
 
 from phi3v_dist.catalog.checks import Product
 from phi3v_dist.catalog.picture_checks import GoodPicture, saved_anew
@@ -55,7 +56,7 @@ def write_shelf(staging: Staging, shelf: Shelf, products: ProductFile, placed: P
             pictures = [_picture(product, told, catalog) for told in good]
             rows.append(_write(tar, product, pictures) | shared)
             kinds.update(_kinds(pictures))
-        facts = {"path": shelf.tar, "sha256": tar.end(), "bytes": tar.num_bytes}
+        facts = {"path": shelf.tar, "xxh3_128": tar.end(), "bytes": tar.num_bytes}
     facts |= {"split": shelf.split, "samples": len(numbers), "members": sorted(kinds)}
     staging.finish(shelf.tar, pa.Table.from_pylist(rows, schema=SHARD_SCHEMA), facts)
 
@@ -88,7 +89,7 @@ def _picture(product: Product, good: GoodPicture, catalog: CatalogOptions) -> _W
 def _content(picture: Picture, good: GoodPicture) -> bytes:
     """A picture's bytes. Raises ``ImageError`` where they aren't those that were checked."""
     content = picture.read()
-    same = good.sha256 is None or hashlib.sha256(content).digest() == good.sha256
+    same = good.xxh3 is None or xxhash.xxh3_128_digest(content) == good.xxh3
     if not same or len(content) != good.num_bytes:
         raise ImageError("another")
     return content

@@ -1,16 +1,16 @@
 """Is every byte still what was written?
 
 Enters: a shard folder or URL. Leaves: one line per damage, naming shard, offset and key. Each sample is read as
-training reads it, checksum included; then each file's SHA-256 is compared, which also sees damage between samples (tar
-headers, padding) and what somebody changed on purpose.
+training reads it, checksum included; then each file's XXH3-128 is compared, which also sees damage between samples (tar
+headers, padding) and what was changed without its index.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from phi3v_dist.console import progress
 from phi3v_dist.errors import ShardError
+from phi3v_dist.files import xxh3_of
 from phi3v_dist.shards.index import ShardIndex, check_file, open_index
 from phi3v_dist.shards.manifest import SPLITS, read_manifest
 from phi3v_dist.shards.read import DamagedSample, ShardReader
@@ -49,14 +49,13 @@ def _damaged_samples(index: ShardIndex) -> tuple[list[str], set[str]]:
 def _file_damage(folder: Path, told: dict[str, Any]) -> list[str]:
     try:
         check_file(folder, told)
-        with (folder / told["path"]).open("rb") as handle:
-            found = hashlib.file_digest(handle, "sha256").hexdigest()
+        found = xxh3_of(folder / told["path"])
     except ShardError as error:
         return [str(error)]
     except OSError as error:
         return [f"{told['path']}: the file can't be read ({error.strerror or error})"]
-    if found != told["sha256"]:
-        return [f"{told['path']}: SHA-256 differs from the manifest's, though every sample has its checksum"]
+    if found != told["xxh3_128"]:
+        return [f"{told['path']}: XXH3-128 differs from the manifest's, though every sample has its checksum"]
     return []
 
 

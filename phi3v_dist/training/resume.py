@@ -103,7 +103,7 @@ def _check_meaning(loaded: LoadedConfig, checkpoint: Checkpoint, trained_on: dic
     for option, now in trained_on.items():
         before = checkpoint.trained_on.get(option, "unknown")
         if now != before:
-            what = f"its content is not what this run was trained on: {before[:12]} → {now[:12]} (SHA-256)"
+            what = f"its content is not what this run was trained on: {before[:12]} → {now[:12]} (hash of its index)"
             mend = "Put the old content back"
             if option == "packing":
                 what = f"another version planned the steps of this run: {before} → {now}"

@@ -23,7 +23,7 @@ from phi3v_dist.catalog.split import split_of
 from phi3v_dist.config.options import CatalogOptions, ColumnOptions, DocumentOptions, RunConfig, ShardOptions
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.errors import ConfigError, RunError, ShardError
-from phi3v_dist.files import sha256_of
+from phi3v_dist.files import sha256_of, xxh3_of
 from phi3v_dist.reports.dataset import write_dataset_report
 from phi3v_dist.reports.folder import write_report
 from phi3v_dist.reports.rejected import MOST_ROWS, reject_tiles
@@ -286,7 +286,7 @@ def test_tiles_of_rejects_are_few_and_of_every_reason(tmp_path):
 def _with_rejects(folder: Path, rejects: list[Reject], reasons: dict[str, int]) -> dict:
     pq.write_table(rejects_table(rejects), folder / "rejects.parquet", row_group_size=700)
     path = folder / "rejects.parquet"
-    told = {"path": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path), "by_reason": reasons}
+    told = {"path": path.name, "bytes": path.stat().st_size, "xxh3_128": xxh3_of(path), "by_reason": reasons}
     return {"rejects": told, "deliveries": [{"table": "gone.csv", "options": {}}]}
 
 

@@ -67,7 +67,7 @@ def test_missing_folder_names_the_tool(tmp_path):
     ("name", "content", "line"),
     [
         ("manifest.json", b"{", "manifest can't be read"),
-        ("manifest.json", b'{"schema_version": 99}', r"schema_version must be 4 \(found 99\)"),
+        ("manifest.json", b'{"schema_version": 99}', r"schema_version must be 5 \(found 99\)"),
         ("index.parquet", b"short", "bytes expected"),
         ("train/train-000000.tar", b"short", "bytes expected"),
         ("train/train-000000.tar", None, "missing"),
@@ -86,7 +86,7 @@ def test_index_with_one_changed_byte_is_refused(damaged_copy):
     content = bytearray((damaged_copy / "index.parquet").read_bytes())
     content[len(content) // 2] ^= 1
     (damaged_copy / "index.parquet").write_bytes(content)
-    with pytest.raises(ShardError, match="SHA-256"):
+    with pytest.raises(ShardError, match="XXH3-128"):
         load_index(damaged_copy)
 
 

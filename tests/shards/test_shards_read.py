@@ -111,7 +111,7 @@ def test_verify_names_shard_offset_and_key(damaged_copy):
 def test_verify_sees_damage_outside_the_samples(damaged_copy):
     flip(damaged_copy / "train/train-000000.tar", 110)  # inside the first header
     (damage,) = verify_shards(damaged_copy)
-    assert "train/train-000000.tar" in damage and "SHA-256 differs" in damage
+    assert "train/train-000000.tar" in damage and "XXH3-128 differs" in damage
 
 
 @pytest.fixture(scope="session")
@@ -218,7 +218,7 @@ def test_threads_share_a_reader_of_one_open_file(made, truth, monkeypatch):
     assert faults == []
 
 
-def test_checksum_of_the_index_is_xxh3_and_verify_compares_sha256(damaged_copy):
+def test_checksum_of_the_index_is_xxh3_and_verify_compares_the_file(damaged_copy):
     """An index whose XXH3 fits bytes that aren't those of the manifest: reading can't see it, verify does."""
     index, path = load_index(damaged_copy), damaged_copy / "index.parquet"
     row, table = index.row(7), pq.read_table(path)
@@ -235,4 +235,4 @@ def test_checksum_of_the_index_is_xxh3_and_verify_compares_sha256(damaged_copy):
     (damaged_copy / "manifest.json").write_text(json.dumps(manifest))
     assert ShardReader(load_index(damaged_copy)).sample(7).number == 7
     (damage,) = verify_shards(damaged_copy)
-    assert row["shard"] in damage and "SHA-256 differs" in damage
+    assert row["shard"] in damage and "XXH3-128 differs" in damage
