@@ -17,8 +17,6 @@ from engine_hang_worker import LIMIT_SECONDS as ENGINE_LIMIT_SECONDS
 from watchdog_worker import LIMIT_SECONDS
 
 from phi3v_dist.cluster.process_group import free_port
-from phi3v_dist.cluster.watchdog import Watchdog
-from phi3v_dist.cluster.who import ALONE
 
 HERE = Path(__file__).parent
 MOST_SECONDS_TO_EXIT = 15.0
@@ -195,15 +193,3 @@ def test_a_folder_that_vanished_still_ends_the_rank_with_a_line(tmp_path: Path) 
 def run_alone(program: str, *arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=STARTING_SECONDS, check=False)
-
-
-def test_a_mark_costs_less_than_20_microseconds(tmp_path: Path) -> None:
-    watchdog = Watchdog(tmp_path, ALONE, 600.0)
-    samples = list(range(16))
-    times = []
-    for _ in range(20):
-        started = time.perf_counter()
-        for number in range(1000):
-            watchdog.at("forward", step=number, micro_step=1, samples=samples)
-        times.append((time.perf_counter() - started) / 1000)
-    assert min(times) < 20e-6
