@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from phi3v_dist.errors import UserError
+from phi3v_dist.files import NO_ROOM
 
 Item = TypeVar("Item")
 
@@ -42,9 +43,10 @@ def run_command(command: Callable[[], int | None], *, speaks: Callable[[UserErro
             print(f"{error.label} {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in NO_ROOM:
             raise  # not about a file of the user's: a bug keeps its traceback
-        print(f"ERROR {error.filename}: {error.strerror}. Mend the path, its permissions or the disk.", file=sys.stderr)
+        where, what = error.filename or "what this command writes", error.strerror
+        print(f"ERROR {where}: {what}. Mend the path, its permissions or the disk.", file=sys.stderr)
         return UserError.exit_code
     except KeyboardInterrupt:
         print("stopped by the keyboard", file=sys.stderr)

@@ -91,3 +91,12 @@ def test_system_error_without_a_file_keeps_its_traceback() -> None:
 
     with pytest.raises(OSError, match="Bad file descriptor"):
         run_command(fail)
+
+
+def test_a_full_disk_is_one_line_also_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    assert run_command(fail) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("ERROR what this command writes: No space left on device.") and told.count("\n") == 1

@@ -15,6 +15,7 @@ which can't be followed offline, become ``file.Class``; not a byte beside them c
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -270,7 +271,12 @@ def _write_weights(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], sh
 
     def flush() -> None:
         path = folder / f"part-{len(shards)}"
-        save_file(held, path, metadata={"format": "pt"})
+        try:
+            save_file(held, path, metadata={"format": "pt"})
+        except SafetensorError as error:
+            if not (told := re.search(r"\(os error (\d+)\)", str(error))):  # how it tells of a full disk
+                raise
+            raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from None
         shutil.copymode(folder / "config.json", path)  # safetensors writes for the owner alone
         shards.append({name: tensor.nbytes for name, tensor in held.items()})
         held.clear()

@@ -8,7 +8,6 @@ write tar files. Any number of processes, of one command or of many, on one mach
 the same bytes with any number of workers and parts, and a killed command goes on behind what was finished.
 """
 
-import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from phi3v_dist.catalog.split import is_far_off
 from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.console import say
 from phi3v_dist.errors import CatalogError, ShardError
+from phi3v_dist.files import NO_ROOM
 from phi3v_dist.shards.checking import Chunks
 from phi3v_dist.shards.delivery import Delivery, no_delivery, open_delivery
 from phi3v_dist.shards.index import check_file
@@ -30,8 +30,6 @@ from phi3v_dist.shards.placing import ALL, Part, Shelf, cut_into_shelves
 from phi3v_dist.shards.staging import OTHER_FOLDER, Staging
 from phi3v_dist.shards.tars import write_shelf
 from phi3v_dist.shards.workers import Workers, worker_pool
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def make_shards(catalog: CatalogOptions, shards: ShardOptions, part: Part = ALL,
 
 def _told(error: OSError | ShardError, staging: Staging) -> Exception:
     """What the user hears: what a full disk raises names no file."""
-    if isinstance(error, ShardError) or error.filename is not None or error.errno not in _NO_ROOM:
+    if isinstance(error, ShardError) or error.filename is not None or error.errno not in NO_ROOM:
         return error
     mend = "Free space there and start again: what was finished stays."
     return ShardError(f"can't be written: {os.strerror(error.errno)}", where=str(staging.folder), mend=mend)

@@ -1,6 +1,7 @@
 """Model folders: whole or absent, and every fault of one is a line that names it. safetensors itself is the judge."""
 
 import json
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from phi3v_dist.errors import ModelFolderError
+from phi3v_dist.files import NO_ROOM
 from phi3v_dist.model.folder import (
     check_names,
     fingerprint,
@@ -110,6 +112,18 @@ def test_an_exception_in_the_middle_leaves_nothing(tmp_path: Path, side_files: P
 
     with pytest.raises(RuntimeError, match="in the middle"):
         write_folder(tmp_path / "new", broken(), side_files, end_ids=(1,), shard_bytes=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_a_full_disk_names_the_file_and_leaves_no_folder(tmp_path: Path, side_files: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large.*part-0") as caught:
+            write(tmp_path / "new", side_files, shard_bytes=10**9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno in NO_ROOM
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
