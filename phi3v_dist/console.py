@@ -58,6 +58,13 @@ def say(text: str) -> None:
     out.print(text)
 
 
+def tell_faults(lines: Sequence[str]) -> int:
+    """Print a line per fault on standard error; the exit code: 2, or 0 where there is none."""
+    for line in lines:
+        print(f"ERROR {line}", file=sys.stderr)
+    return UserError.exit_code if lines else 0
+
+
 def progress(items: Iterable[Item], what: str, total: int) -> Generator[Item, None, None]:
     """Yield ``items`` while showing how far: a bar on a terminal, else a plain line every few seconds."""
     if out.is_terminal:

@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from phi3v_dist.config.loading import load_config
-from phi3v_dist.console import run_command, say, table
+from phi3v_dist.console import run_command, say, table, tell_faults
 from phi3v_dist.shards.adopt import adopt_tars
 
 UNUSABLE = 2
@@ -35,10 +35,9 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     catalog = load_config(arguments.config, arguments.overrides).config.catalog
     adoption = adopt_tars(arguments.folder, catalog, arguments.split_by, skip=arguments.skip)
-    for fault in adoption.unusable[:_MOST_LINES]:
-        print(f"ERROR {fault.file}, {fault.value}: {fault.reason}", file=sys.stderr)
-    if len(adoption.unusable) > _MOST_LINES:
-        print(f"ERROR … and {len(adoption.unusable) - _MOST_LINES} more", file=sys.stderr)
+    faults = [f"{fault.file}, {fault.value}: {fault.reason}" for fault in adoption.unusable]
+    more = [f"… and {len(faults) - _MOST_LINES} more"] if len(faults) > _MOST_LINES else []
+    tell_faults([*faults[:_MOST_LINES], *more])
     if not adoption.written:
         say("nothing was written: mend catalog.columns or catalog.rules, or leave these out with --skip")
         return UNUSABLE

@@ -5,7 +5,7 @@ import sys
 
 from phi3v_dist.config.loading import load_config
 from phi3v_dist.config.options import DocumentOptions
-from phi3v_dist.console import run_command, say, table
+from phi3v_dist.console import run_command, say, table, tell_faults
 from phi3v_dist.shards import look
 from phi3v_dist.shards.index import ShardIndex, load_index
 from phi3v_dist.shards.manifest import read_manifest, unchecked_deliveries
@@ -13,19 +13,15 @@ from phi3v_dist.shards.read import ShardReader
 from phi3v_dist.shards.statistics import QUANTILE_NAMES, count_rows, histogram_rows, picture_rows, price_rows
 from phi3v_dist.shards.verify import verify_shards
 
-DAMAGED = 2
 EXAMPLE = "example:\n  python tools/inspect_shards.py runs/demo/shards --verify"
 
 
 def main() -> int:
-    """Print what was asked for, statistics where nothing was; with ``--verify`` exit code 2 and a line per damage."""
+    """Print what was asked for, statistics where nothing was; exit code 2 and a line per damage."""
     arguments = _parse()
     if arguments.verify:
-        damages = verify_shards(arguments.folder)
-        for damage in damages:
-            print(f"ERROR {damage}", file=sys.stderr)
-        if damages:
-            return DAMAGED
+        if found := tell_faults(verify_shards(arguments.folder)):
+            return found
         say("every file and every sample is as it was written")
     index = load_index(arguments.folder)
     reader = ShardReader(index)
@@ -35,8 +31,9 @@ def main() -> int:
         for path in look.save_pictures(sample, arguments.save) if arguments.save else ():
             say(f"wrote {path}")
     elif arguments.grid:
-        look.write_grid(reader, look.spread(index), arguments.grid)
+        damages = look.write_grid(reader, look.spread(index), arguments.grid)
         say(f"wrote {arguments.grid}")
+        return tell_faults(damages)
     elif arguments.lengths:
         _show_lengths(index, arguments.recipe)
     else:

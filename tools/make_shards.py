@@ -32,7 +32,7 @@ def main() -> int:
     if summary.reject_share > config.catalog.max_reject_share:
         allowed, found = config.catalog.max_reject_share, summary.reject_share
         print(
-            f"ERROR {summary.folder / 'rejects.parquet'}: {found:.1%} of the products were rejected, "
+            f"ERROR {summary.rejects}: {found:.1%} of the products were rejected, "
             f"catalog.max_reject_share allows {allowed:.1%}. Mend the table, or allow more.",
             file=sys.stderr,
         )
@@ -41,16 +41,17 @@ def main() -> int:
 
 
 def show(summary: ShardSummary) -> None:
-    """Print what became of every row of the table."""
+    """Print what became of every product of the table."""
     samples = [(f"{split} samples", count) for split, count in summary.counts.items()]
     rejects = [(f"rejected: {reason}", count) for reason, count in summary.reasons.items()]
-    table("products", ["became", "count"], [*samples, *rejects, ("rows of the table", summary.num_rows)])
+    table("products", ["became", "count"], [*samples, *rejects, ("products of the table", summary.num_rows)])
     if summary.split_note:
         say(summary.split_note)
     if not summary.made_now:
         say("nothing to do: table and options are unchanged")
         say("pictures aren't compared; delete the folder to read them again")
-    say(f"{summary.folder}: {summary.num_shards} tar files, {summary.num_bytes / 1e6:.1f} MB")
+    held = f"{summary.num_samples} samples in {summary.num_shards} tar files, {summary.num_bytes / 1e6:.1f} MB"
+    say(f"{summary.folder}: {held}" + (f", {summary.num_deliveries} deliveries" if summary.num_deliveries > 1 else ""))
 
 
 if __name__ == "__main__":

@@ -56,11 +56,14 @@ def state_faults(folder: Path) -> Iterator[None]:
 
 
 class FetchedPictures:
-    """Looks URLs up. Cheap to make, to pickle and to carry over a fork: each process opens the table for itself."""
+    """Looks URLs up. Cheap to make, to pickle and to carry over a fork: each process opens the table for itself.
+
+    ``num_asked``: how many were looked up.
+    """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self._process = 0
+        self._process = self.num_asked = 0
         self._state: sqlite3.Connection | None = None
         self._open_things = ExitStack()
 
@@ -69,6 +72,7 @@ class FetchedPictures:
 
         Raises ``CatalogError`` while pictures are being fetched, and when the table can't be read.
         """
+        self.num_asked += 1
         if self._process != os.getpid():
             self._open()
         if self._state is None:

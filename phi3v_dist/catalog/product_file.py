@@ -10,7 +10,7 @@ Enters: a product table, and the codes that earlier deliveries have. Leaves a fo
                        delivery has the code
     kept.npy           numbers of the first ones: these are the products
     digests.npy        ``code_digest`` of each
-    table.json         how many rows the table had, and its currency; last
+    table.json         how many rows and URLs of pictures the table had, and its currency; last
 
 and, read back, a ``ProductFile``: products by number, in the table's order. Several processes may write it at once:
 each file is whole under its name, and alike whoever writes it.
@@ -58,10 +58,13 @@ _ROWS_AT_A_TIME = 4096
 _EARLIER = "an earlier delivery"
 
 
-def write_product_file(folder: Path, options: CatalogOptions, earlier_codes: Sequence[str] = ()) -> None:
+def write_product_file(
+    folder: Path, options: CatalogOptions, earlier_codes: Sequence[str] = (), earlier_currency: str = ""
+) -> None:
     """Read and check the table. Raises ``CatalogError`` for a table that can't be used at all."""
     root = Path(options.table).parent if options.image_root is None else Path(options.image_root)
-    find = partial(picture_of, root=root, fetched=FetchedPictures(options.fetched_folder))
+    fetched = FetchedPictures(options.fetched_folder)
+    find = partial(picture_of, root=root, fetched=fetched)
     currencies: dict[str, int] = {}
     with (
         atomic_path(folder / "bytes.bin") as kept_bytes,
@@ -82,10 +85,13 @@ def write_product_file(folder: Path, options: CatalogOptions, earlier_codes: Seq
             rejects.write_table(rejects_table(verdict for verdict in verdicts if isinstance(verdict, Reject)))
     if not num_rows:
         raise CatalogError("has no row", where=options.table, mend="Export the table again.")
-    currency = options.currency or _most_frequent(currencies)
+    currency = options.currency or earlier_currency or _most_frequent(currencies)
+    if not currency and options.policy.other_currency == "reject":
+        mend = "Name its column in catalog.columns.currency; or say which it is, as in catalog.currency=EUR."
+        raise CatalogError("no row has a currency", where=options.table, mend=mend)
     with TemporaryDirectory(dir=folder, prefix=".") as scratch:
         _choose_products(folder, options, currency, earlier_codes, arrays_in(Path(scratch)))
-    write_json(folder / "table.json", {"num_rows": num_rows, "currency": currency})
+    write_json(folder / "table.json", {"num_rows": num_rows, "num_urls": fetched.num_asked, "currency": currency})
 
 
 def _choose_products(
@@ -202,7 +208,7 @@ class ProductFile:
         self._batches = self._table.to_batches()
         self._starts = np.cumsum([0, *map(len, self._batches)])
         told = json.loads((folder / "table.json").read_text(encoding="utf-8"))
-        self.num_rows, self.currency = int(told["num_rows"]), str(told["currency"])
+        self.num_rows, self.num_urls, self.currency = told["num_rows"], told["num_urls"], told["currency"]
         self._kept, self._of_currency, self._firsts, self.digests = (
             open_file(folder / f"{name}.npy") for name in ("kept", "of_currency", "firsts", "digests")
         )

@@ -22,13 +22,11 @@ from phi3v_dist.catalog.fetched import FetchedPictures
 from phi3v_dist.catalog.pictures import NotFetched, Picture, picture_of
 from phi3v_dist.catalog.tables import RawRow, read_table
 from phi3v_dist.config.options import CatalogOptions
-from phi3v_dist.errors import CatalogError, ShardError
-from phi3v_dist.files import xxh3_of
+from phi3v_dist.errors import CatalogError
 from phi3v_dist.images import ImageError
 from phi3v_dist.reports.thumbnails import thumbnail
 from phi3v_dist.shards.adopt import unusable_pictures
-from phi3v_dist.shards.index import check_file
-from phi3v_dist.shards.manifest import MAKE_ANEW
+from phi3v_dist.shards.index import check_content
 
 MOST_ROWS = 20_000  # of a product table that are looked through; pictures inside a table cost reading
 _MOST_OF_REASON = 4
@@ -56,22 +54,12 @@ class RejectTile:
 def reject_tiles(folder: Path, manifest: dict[str, Any], most: int) -> list[RejectTile]:
     """At most ``most`` tiles, by reason, the most frequent reason first. Raises ``ShardError`` for damaged rejects."""
     reasons = sorted(manifest["rejects"]["by_reason"].items(), key=lambda pair: (-pair[1], pair[0]))
-    path = _whole_file(folder, manifest["rejects"])
+    path = check_content(folder, manifest["rejects"])
     chosen = _first_of_each(path, [reason for reason, _ in reasons[:most]], most)
     if "adopted" in manifest:
         return [_tile(reject, partial(_in_tar, folder, reject)) for reject in chosen]
     tables = _Tables(chosen, manifest["deliveries"])
     return [_tile(reject, partial(_in_catalog, tables, reject)) for reject in chosen]
-
-
-def _whole_file(folder: Path, told: dict[str, Any]) -> Path:
-    """The file of rejects. Raises ``ShardError`` where it isn't the manifest's: a reader of Parquet may crash on it."""
-    check_file(folder, told)
-    path = folder / told["path"]
-    if (found := xxh3_of(path)) != told["xxh3_128"]:
-        what = "the rejects are damaged, their XXH3-128 is not the manifest's"
-        raise ShardError(what, where=str(path), value=found, mend=MAKE_ANEW)
-    return path
 
 
 def _first_of_each(path: Path, reasons: Sequence[str], most: int) -> list[Reject]:

@@ -6,7 +6,9 @@ first, then the index under a new name, and last the manifest, in one rename: un
 Files of an index that is no longer the manifest's stay: a training that began with it may still read it.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,9 +25,10 @@ from phi3v_dist.catalog.product_file import ProductFile
 from phi3v_dist.catalog.rejects import SCHEMA as REJECTS_SCHEMA
 from phi3v_dist.catalog.rejects import count_reasons, rejects_table
 from phi3v_dist.config.options import CatalogOptions
-from phi3v_dist.files import atomic_path, write_json
+from phi3v_dist.errors import ShardError
+from phi3v_dist.files import atomic_path, locked, write_json
 from phi3v_dist.shards.checking import Chunks
-from phi3v_dist.shards.index import SHARD_SCHEMA, check_file, open_index, write_index
+from phi3v_dist.shards.index import SHARD_SCHEMA, check_content, check_file, open_index, write_index
 from phi3v_dist.shards.manifest import MANIFEST_NAME, SPLITS, build_manifest, file_name, read_manifest
 from phi3v_dist.shards.placed import Placed
 from phi3v_dist.shards.placing import Earlier, Shelf
@@ -61,18 +64,23 @@ class Delivery:
         placed = Placed(staging.placed)
         there = (rows.drop_columns("sample").cast(SHARD_SCHEMA) for rows in self._rows("index"))
         write_index(staging.shards / names["index"], chain(there, (staging.rows(shelf.tar) for shelf in shelves)))
-        rejects = pa.concat_tables([*self._rows("rejects"), _rejects(staging, products, placed, catalog)])
+        rejected = _rejects(staging, products, placed, catalog)
+        rejects = pa.concat_tables([*self._rows("rejects"), rejected])
         _write_parquet(staging.shards / names["rejects"], REJECTS_SCHEMA, [rejects])
         pictures = _picture_rows(placed, shelves, len(self.earlier.sides))
         _write_parquet(staging.shards / names["pictures"], _PICTURES_SCHEMA, chain(self._rows("pictures"), pictures))
         manifest = build_manifest(
-            staging.shards, names, facts, count_reasons(rejects), described | _told(products, placed),
+            staging.shards, names, facts, count_reasons(rejects), described | _told(products, placed, rejected),
             before=self.manifest,
         )  # fmt: skip
         write_json(staging.shards / MANIFEST_NAME, manifest)
         if self.manifest is None:
             return staging.give_name()
-        staging.move_in([*(shelf.tar for shelf in shelves), *names.values(), MANIFEST_NAME])
+        with _alone_beside(staging.final):
+            if read_manifest(staging.final) != self.manifest:
+                raise ShardError("another delivery was added to it meanwhile", where=str(staging.final),
+                                 mend="Start again: this one has to be placed beside that one's products.")  # fmt: skip
+            staging.move_in([*(shelf.tar for shelf in shelves), *names.values(), MANIFEST_NAME])
         staging.clear()
         return True
 
@@ -89,10 +97,11 @@ def no_delivery() -> Delivery:
 def open_delivery(folder: Path) -> Delivery:
     """What a finished folder holds. Raises ``ShardError`` where its files aren't those of its manifest."""
     manifest = read_manifest(folder)
-    for told in (manifest["rejects"], manifest["pictures"], *manifest["shards"]):
-        check_file(folder, told)
+    for shard in manifest["shards"]:
+        check_file(folder, shard)
+    check_content(folder, manifest["rejects"])
+    pictures = check_content(folder, manifest["pictures"])
     index = open_index(folder, manifest)
-    pictures = folder / manifest["pictures"]["path"]
     numbers: dict[str, list[int]] = {split: [] for split in SPLITS}
     for shard in manifest["shards"]:
         numbers[shard["split"]].append(int(Path(shard["path"]).stem[-6:]))
@@ -101,6 +110,7 @@ def open_delivery(folder: Path) -> Delivery:
         sides=np.where(index.column("split") == "heldout", HELDOUT, TRAIN).astype(np.int8),
         owners=pq.read_table(pictures, columns=["sample"])["sample"].to_numpy(),
         fingerprints=map(_fingerprints, _some_rows(pictures)),
+        currency=max(Counter(index.column("currency")).items(), key=lambda pair: (pair[1], pair[0]), default=("",))[0],
         num_tars={split: max(numbers[split], default=-1) + 1 for split in SPLITS},
     )
     return Delivery(earlier, folder, manifest)
@@ -129,11 +139,25 @@ def _rejects(staging: Staging, products: ProductFile, placed: Placed, catalog: C
     return pa.concat_tables(own).sort_by([("file", "ascending"), ("row", "ascending")])
 
 
-def _told(products: ProductFile, placed: Placed) -> dict[str, Any]:
-    """What the manifest tells of a delivery: its table's rows, the largest group of products that share pictures."""
+@contextmanager
+def _alone_beside(folder: Path) -> Iterator[None]:
+    """Hold a lock beside the folder, where the file system knows locks."""
+    path = folder.with_name(f".{folder.name}.lock")
+    with locked(path):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _told(products: ProductFile, placed: Placed, rejected: pa.Table) -> dict[str, Any]:
+    """What the manifest tells of a delivery: what became of its table's rows, and its largest group of products."""
     codes = [product.code for product in products.products(placed.largest_group[:1])]
     return {
         "rows": products.num_rows,
+        "urls": products.num_urls,
+        "samples": {split: len(order) for split, order in placed.order.items()},
+        "rejected": count_reasons(rejected),
         "largest_group": {"products": len(placed.largest_group), "first_code": codes[0] if codes else ""},
     }
 

@@ -210,6 +210,15 @@ def check_file(folder: Path, told: dict[str, Any]) -> None:
         raise ShardError(f"{told['bytes']} bytes expected", where=str(path), value=found, mend=MAKE_ANEW)
 
 
+def check_content(folder: Path, told: dict[str, Any]) -> Path:
+    """The path of a file that has the manifest's bytes. Raises ``ShardError``: a reader may crash on others."""
+    check_file(folder, told)
+    path = folder / told["path"]
+    if (found := xxh3_of(path)) != told["xxh3_128"]:
+        raise ShardError("is damaged, its XXH3-128 is not the manifest's", where=str(path), value=found, mend=MAKE_ANEW)
+    return path
+
+
 def samples_of(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     """(key, suffix → member), in the order of the tar file; members of a sample lie side by side.
 

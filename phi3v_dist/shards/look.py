@@ -89,8 +89,9 @@ def spread(index: ShardIndex, most: int = _MOST_SQUARES) -> list[int]:
     return np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).round().astype(np.int64)).tolist()
 
 
-def write_grid(reader: ShardReader, numbers: Sequence[int], path: str | Path) -> None:
-    """Write the first picture of each sample with its number as one PNG."""
+def write_grid(reader: ShardReader, numbers: Sequence[int], path: str | Path) -> list[str]:
+    """Write the first picture of each sample with its number as one PNG; the damages, empty when all is well."""
+    damages = []
     columns = max(1, math.ceil(math.sqrt(len(numbers))))
     step = _SIDE + _GAP
     sheet = Image.new("RGB", (_GAP + step * columns, _GAP + step * max(1, -(-len(numbers) // columns))), _WHITE)
@@ -99,6 +100,7 @@ def write_grid(reader: ShardReader, numbers: Sequence[int], path: str | Path) ->
         left, top = _GAP + step * (place % columns), _GAP + step * (place // columns)
         try:
             if isinstance(sample, DamagedSample):
+                damages.append(str(sample))
                 raise ImageError("damaged")
             picture = open_image(sample.images[0])
             picture.thumbnail((_SIDE, _SIDE))
@@ -109,3 +111,4 @@ def write_grid(reader: ShardReader, numbers: Sequence[int], path: str | Path) ->
         drawing.text((left + 2, top + 1), str(number), fill=_RED)
     with atomic_path(path) as temporary:
         sheet.save(temporary, "PNG")
+    return damages

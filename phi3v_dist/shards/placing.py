@@ -59,13 +59,15 @@ ALL = Part()
 class Earlier:
     """What earlier deliveries of a folder hold: per product its code and side, per picture its product and fingerprint.
 
-    ``fingerprints``: block by block, to be read once. ``num_tars``: by split, highest number + 1.
+    ``fingerprints``: block by block, to be read once. ``currency``: of most of their products. ``num_tars``: by split,
+    highest number + 1.
     """
 
     codes: Sequence[str] = ()
     sides: np.ndarray = field(default_factory=lambda: np.empty(0, np.int8))
     owners: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     fingerprints: Iterable[np.ndarray] = ()
+    currency: str = ""
     num_tars: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
 
 

@@ -2,9 +2,8 @@
 
 Enters: a ``ShardIndex`` and sample numbers. Leaves: ``Sample``s with the pictures' original bytes. ``sample`` reads
 one; ``samples`` reads many in the order given, and tells the disk a window ahead what comes. Texts are the index's,
-which its hash guards; JSON and pictures are compared with the index's XXH3 on every reading (5 µs; SHA-256 would cost
-120 µs, ``tools/inspect_shards.py --verify`` compares it). A reader may be used by several threads and after a fork; it
-keeps no picture. No torch in here.
+which its hash guards; JSON and pictures are compared with the index's XXH3 on every reading (5 µs). A reader may be
+used by several threads and after a fork; it keeps no picture. No torch in here.
 """
 
 import json

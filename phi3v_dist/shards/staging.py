@@ -1,11 +1,12 @@
 """Where a shard folder is made, step by step, until its files get their names.
 
-Enters: the final folder, and the fingerprint of the input. Leaves: the folder under its name with all its files, or
-nothing under it; of a later delivery its tar files beside the old ones, and last the manifest.
+Enters: the final folder, what it holds already, and the fingerprint of the input. Leaves: the folder under its name
+with all its files, or nothing under it; of a later delivery its tar files beside the old ones, and last the manifest.
 
 ::
 
-    .NAME.partial-1f3c90ab77e2/     named by the input's fingerprint, so that another input never mixes in
+    .NAME.partial-1f3c90ab77e2/     named by the input's fingerprint, so that another input never mixes in; of a later
+                                    delivery also by what the folder holds: what was found beside less is of no use
       products/                     the table's products (catalog/product_file.py)
       checked/000012.arrow          good pictures of a chunk of products; .rejects.arrow: the others
       placed/                       which product goes where (shards/placed.py)
@@ -40,11 +41,12 @@ _SOMEBODY_WAS_FASTER = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
 
 
 class Staging:
-    """The folder beside ``final`` for one input."""
+    """The folder beside ``final`` for one input. ``held``: hash of the index that ``final`` has, empty without one."""
 
-    def __init__(self, final: Path, fingerprint: str) -> None:
+    def __init__(self, final: Path, fingerprint: str, held: str = "") -> None:
         self.final = final
-        self.folder = final.with_name(f".{final.name}.partial-{fingerprint[:12]}")
+        self._of_this_input = f".{final.name}.partial-{fingerprint[:12]}"
+        self.folder = final.with_name(self._of_this_input + (f"-{held[:12]}" if held else ""))
         self.products, self.checked, self.placed = (self.folder / name for name in ("products", "checked", "placed"))
         self.shards, self._finished = self.folder / "shards", self.folder / "finished"
 
@@ -106,8 +108,10 @@ class Staging:
             fsync_folder(folder)
 
     def clear(self) -> None:
-        """Remove what is left beside the final folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what is left of this input beside the final folder."""
+        for name in names_in(self.final.parent):
+            if name.startswith(self._of_this_input):
+                shutil.rmtree(self.final.parent / name, ignore_errors=True)
 
     def refuse_files(self) -> None:
         """Raise ``ShardError`` when something stands under the final name that isn't ours to replace."""

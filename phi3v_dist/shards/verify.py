@@ -55,7 +55,7 @@ def _file_damage(folder: Path, told: dict[str, Any]) -> list[str]:
     except OSError as error:
         return [f"{told['path']}: the file can't be read ({error.strerror or error})"]
     if found != told["xxh3_128"]:
-        return [f"{told['path']}: XXH3-128 differs from the manifest's, though every sample has its checksum"]
+        return [f"{told['path']}: XXH3-128 differs from the manifest's, though no sample is damaged"]
     return []
 
 

@@ -19,7 +19,7 @@ from phi3v_dist.catalog.product_file import ProductFile, write_product_file
 from phi3v_dist.catalog.split import is_far_off
 from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.console import say
-from phi3v_dist.errors import CatalogError, ShardError
+from phi3v_dist.errors import CatalogError, ConfigError, ShardError
 from phi3v_dist.files import NO_ROOM
 from phi3v_dist.shards.checking import Chunks
 from phi3v_dist.shards.delivery import Delivery, no_delivery, open_delivery
@@ -34,12 +34,15 @@ from phi3v_dist.shards.workers import Workers, worker_pool
 
 @dataclass(frozen=True)
 class ShardSummary:
-    """What a shard folder holds. ``made_now`` is False when it held all this already."""
+    """What became of a delivery, and what the shard folder holds. ``made_now`` is False when it held it already."""
 
     folder: Path
-    counts: dict[str, int]  # samples by split
-    num_rows: int  # of the product tables
-    reasons: dict[str, int]  # rejects by reason, most frequent first
+    counts: dict[str, int]  # samples of this delivery by split
+    num_rows: int  # of its product table
+    reasons: dict[str, int]  # its rejects by reason, most frequent first
+    rejects: Path  # the file that names them
+    num_deliveries: int  # of the folder, as are the others
+    num_samples: int
     num_shards: int
     num_bytes: int
     split_note: str  # where products that share pictures moved the held-out share; else empty
@@ -52,7 +55,7 @@ class ShardSummary:
 
     @property
     def reject_share(self) -> float:
-        """Rejected share of the tables' rows."""
+        """Rejected share of the table's rows."""
         return self.num_rejects / max(1, self.num_rows)
 
 
@@ -64,11 +67,15 @@ def make_shards(catalog: CatalogOptions, shards: ShardOptions, part: Part = ALL,
     all and ``ShardError`` for a folder that holds something else. Wrong products are no error: they land in the
     rejects.
     """
+    if "://" in shards.folder:
+        raise ConfigError("shards are made on a file system", where="shards.folder", value=shards.folder,
+                          mend="Give a path, and copy the finished folder to the store.")  # fmt: skip
     folder = Path(shards.folder).absolute()
     described = describe_input(catalog, shards)
-    staging = Staging(folder, described["fingerprint"])
     there = (folder / MANIFEST_NAME).exists()
-    if there and (not add or described["fingerprint"] in fingerprints_in(folder)):
+    held = read_manifest(folder)["index"]["xxh3_128"] if there else ""
+    staging = Staging(folder, described["fingerprint"], held)
+    if there and (not add or _entry(folder, described)):
         return _standing(staging, described)
     delivery = open_delivery(folder) if there else no_delivery()
     staging.open()
@@ -82,9 +89,9 @@ def make_shards(catalog: CatalogOptions, shards: ShardOptions, part: Part = ALL,
             )
             _write_tars(staging, shelves, catalog, workers)
         if delivery.complete(staging, shelves, products, described, catalog):
-            return _summary(folder, read_manifest(folder), made_now=True)
+            return _summary(folder, described, made_now=True)
     except (OSError, ShardError) as error:
-        if described["fingerprint"] not in fingerprints_in(folder):
+        if not _entry(folder, described):
             raise _told(error, staging) from None
     # Another process did the same work, and gave the files their names while this one was still at it.
     staging.refuse_files()
@@ -99,15 +106,24 @@ def _told(error: OSError | ShardError, staging: Staging) -> Exception:
     return ShardError(f"can't be written: {os.strerror(error.errno)}", where=str(staging.folder), mend=mend)
 
 
-def fingerprints_in(folder: Path) -> set[str]:
-    """Fingerprints of the deliveries that a folder holds; none where it isn't finished."""
+def _entry(folder: Path, described: dict[str, Any]) -> dict[str, Any] | None:
+    """What a folder's manifest tells of the delivery that was made of this input; None where there is none."""
     if not (folder / MANIFEST_NAME).exists():
-        return set()
+        return None
     manifest = read_manifest(folder)
     if "adopted" in manifest:
         raise ShardError("its tar files were made by others, no delivery can follow them", where=str(folder),
                          mend="Set shards.folder to another folder.")  # fmt: skip
-    return {delivery["fingerprint"] for delivery in manifest["deliveries"]}
+    return next((told for told in manifest["deliveries"] if _same_input(told, described)), None)
+
+
+def _same_input(told: dict[str, Any], described: dict[str, Any]) -> bool:
+    """Whether a delivery was made of this input: what was fetched counts where its table names a URL."""
+    if told["fingerprint"] == described["fingerprint"]:
+        return True
+    fetched = {"fetched_pictures": told["options"]["fetched_pictures"]}
+    same_options = told["options"] == described["options"] | fetched
+    return not told["urls"] and told["table_sha256"] == described["table_sha256"] and same_options
 
 
 def _take_in(staging: Staging, catalog: CatalogOptions, delivery: Delivery, workers: Workers) -> ProductFile:
@@ -115,7 +131,7 @@ def _take_in(staging: Staging, catalog: CatalogOptions, delivery: Delivery, work
     if not ProductFile.is_there(staging.products):
         say("reading the product table")
         try:
-            write_product_file(staging.products, catalog, delivery.earlier.codes)
+            write_product_file(staging.products, catalog, delivery.earlier.codes, delivery.earlier.currency)
         except CatalogError:
             staging.clear()  # nothing can be made of this table
             raise
@@ -160,12 +176,17 @@ def _placed(folder: Path) -> Placed:
     return Placed(folder)
 
 
-def _summary(folder: Path, manifest: dict[str, Any], *, made_now: bool) -> ShardSummary:
+def _summary(folder: Path, described: dict[str, Any], *, made_now: bool) -> ShardSummary:
+    manifest, told = read_manifest(folder), _entry(folder, described)
+    assert told is not None, "the manifest names no such delivery"
     return ShardSummary(
         folder=folder,
-        counts={split: manifest["counts"][split] for split in SPLITS},
-        num_rows=sum(delivery["rows"] for delivery in manifest["deliveries"]),
-        reasons=dict(sorted(manifest["rejects"]["by_reason"].items(), key=lambda pair: (-pair[1], pair[0]))),
+        counts={split: told["samples"][split] for split in SPLITS},
+        num_rows=told["rows"],
+        reasons=dict(sorted(told["rejected"].items(), key=lambda pair: (-pair[1], pair[0]))),
+        rejects=folder / manifest["rejects"]["path"],
+        num_deliveries=len(manifest["deliveries"]),
+        num_samples=sum(manifest["counts"].values()),
         num_shards=len(manifest["shards"]),
         num_bytes=sum(shard["bytes"] for shard in manifest["shards"]),
         split_note=_split_note(manifest),
@@ -192,7 +213,7 @@ def _standing(staging: Staging, described: dict[str, Any]) -> ShardSummary:
     """The summary of a finished folder; ``ShardError`` when it is incomplete or was made from another input."""
     folder = staging.final
     manifest = read_manifest(folder)
-    if described["fingerprint"] not in fingerprints_in(folder):
+    if not _entry(folder, described):
         last = manifest["deliveries"][-1]
         changed = [name for name, value in described["options"].items() if last["options"].get(name) != value]
         if last["table_sha256"] != described["table_sha256"]:
@@ -205,4 +226,4 @@ def _standing(staging: Staging, described: dict[str, Any]) -> ShardSummary:
     for told in [*manifest["shards"], manifest["index"], manifest["rejects"], manifest["pictures"]]:
         check_file(folder, told)
     staging.clear()  # of a process that was killed right behind the rename, or did the same work a second time
-    return _summary(folder, manifest, made_now=False)
+    return _summary(folder, described, made_now=False)

@@ -28,12 +28,14 @@ def shop(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("shop")
 
 
-def told(shop: Path, *rows: list[str], earlier: tuple[str, ...] = (), **options: object) -> ProductFile:
+def told(
+    shop: Path, *rows: list[str], earlier: tuple[str, ...] = (), earlier_currency: str = "", **options: object
+) -> ProductFile:
     with open(shop / "products.csv", "w", newline="", encoding="utf-8") as handle:
         csv.writer(handle).writerows([COLUMNS, *rows])
     catalog = CatalogOptions(table=str(shop / "products.csv"), **options)
     folder = shop / "products"
-    write_product_file(folder, catalog, earlier)
+    write_product_file(folder, catalog, earlier, earlier_currency)
     assert ProductFile.is_there(folder)
     return ProductFile(folder, catalog)
 
@@ -83,6 +85,13 @@ def test_the_currency_is_the_most_frequent_unless_named_or_all_are_kept(shop) ->
     assert codes(currency="GBP") == []
 
 
+def test_a_later_delivery_has_the_currency_of_the_earlier_ones(shop) -> None:
+    rows = [row(currency_code="USD"), row(product_code="b", currency_code="USD"), row(product_code="c")]
+    products = told(shop, *rows, earlier_currency="EUR")
+    assert [product.code for product in products.products(np.arange(len(products)))] == ["c"]
+    assert rejects(products)[0] == (2, "currency: other than the catalogue's", "USD, expected EUR")
+
+
 def test_a_row_of_another_currency_does_not_shadow_a_later_one_of_its_code(shop) -> None:
     products = told(shop, row(currency_code="USD"), row(), row(product_code="b"))
     assert [product.row for product in products.products([0, 1])] == [3, 4]
@@ -104,6 +113,10 @@ CHANGES = st.fixed_dictionaries(
 def test_every_row_is_a_product_or_a_reject_never_both(shop, changes) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(product_file, "_ROWS_AT_A_TIME", 5)
+        if all(change.get("currency_code") == "" for change in changes):
+            with pytest.raises(CatalogError, match="no row has a currency"):
+                told(shop, *(row(**change) for change in changes))
+            return
         products = told(shop, *(row(**change) for change in changes))
     good = products.products(np.arange(len(products)))
     counts = Counter([product.row for product in good] + [found for found, *_ in rejects(products)])

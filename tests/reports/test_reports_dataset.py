@@ -295,7 +295,7 @@ def test_damaged_rejects_are_one_line(tmp_path):
     content = bytearray((tmp_path / "rejects.parquet").read_bytes())
     content[len(content) // 2] ^= 255
     (tmp_path / "rejects.parquet").write_bytes(content)
-    with pytest.raises(ShardError, match=r"rejects.parquet: the rejects are damaged"):
+    with pytest.raises(ShardError, match=r"rejects.parquet: is damaged"):
         reject_tiles(tmp_path, manifest, 5)
 
 

@@ -11,7 +11,7 @@ import webdataset
 from PIL import Image
 
 from phi3v_dist.config.options import CatalogOptions, ShardOptions
-from phi3v_dist.errors import ShardError
+from phi3v_dist.errors import ConfigError, ShardError
 from phi3v_dist.shards import delivery
 from phi3v_dist.shards.index import load_index
 from phi3v_dist.shards.verify import verify_shards
@@ -69,8 +69,10 @@ def test_an_added_delivery_makes_new_tar_files_and_leaves_the_old_ones(first, la
     }
     new_tars = sorted(name for name in after.keys() - before.keys() if name.endswith(".tar"))
     assert new_tars == ["heldout/heldout-000002.tar", "train/train-000003.tar"]
-    assert summary.counts == {split: made.counts[split] + more for split, more in (("train", 2), ("heldout", 1))}
-    assert summary.num_rows == made.num_rows + 5 == sum(summary.counts.values()) + summary.num_rejects
+    assert summary.counts == {"train": 2, "heldout": 1}
+    assert summary.num_rows == 5 == sum(summary.counts.values()) + summary.num_rejects
+    assert summary.num_samples == sum(made.counts.values()) + 3 and summary.num_deliveries == 2
+    assert summary.rejects.name == "rejects-001.parquet"
     assert verify_shards(first) == []
 
 
@@ -125,3 +127,64 @@ def test_a_delivery_that_was_killed_leaves_the_folder_as_it_was_and_can_be_added
     again = Path(shutil.copytree(made.folder, tmp_path / "again"))
     make_shards(later, options(again), add=True)
     assert files_of(first) == files_of(again)
+
+
+def test_a_killed_delivery_that_another_one_overtook_is_placed_anew(first, later, monkeypatch, tmp_path):
+    """What it had found beside fewer products is of no use: the other one shows its pictures, on the other side."""
+    other = later.model_copy(update={"table": str(shutil.copy(later.table, tmp_path / "other.jsonl"))})
+    lines = Path(later.table).read_text().splitlines()
+    Path(other.table).write_text(lines[3].replace("N3", "M3") + "\n")
+    other = other.model_copy(update={"heldout_share": 1.0})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(delivery, "write_index", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        make_shards(later, options(first), add=True)
+    assert make_shards(other, options(first), add=True).counts == {"train": 0, "heldout": 1}
+    make_shards(later, options(first), add=True)
+    index = load_index(first)
+    sides = dict(zip(index.column("product_code"), index.column("split"), strict=True))
+    assert (sides["M3"], sides["N3"]) == ("heldout", "heldout")
+    assert len(set(index.column("product_code"))) == len(index)
+    assert [path.name for path in first.parent.glob(".shards*")] == []
+
+
+def test_of_two_deliveries_at_once_the_second_is_told_to_start_again(first, later, monkeypatch, tmp_path):
+    other = later.model_copy(update={"table": str(tmp_path / "other.jsonl")})
+    Path(other.table).write_text(Path(later.table).read_text().splitlines()[3].replace("N3", "M3") + "\n")
+    real = delivery.write_index
+
+    def overtaken(*arguments):
+        real(*arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(delivery, "write_index", real)
+            make_shards(other, options(first), add=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery, "write_index", overtaken)
+        with pytest.raises(ShardError, match=r"another delivery was added to it meanwhile.*Start again"):
+            make_shards(later, options(first), add=True)
+    assert verify_shards(first) == [] and "M3" in load_index(first).column("product_code")
+    assert make_shards(later, options(first), add=True).num_deliveries == 3
+    assert verify_shards(first) == []
+
+
+@pytest.mark.parametrize("kind", ["rejects", "pictures"])
+def test_damaged_files_of_earlier_deliveries_are_never_taken_over(first, later, kind):
+    path = first / f"{kind}.parquet"
+    content = bytearray(path.read_bytes())
+    content[6] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match=rf"{kind}.parquet: is damaged, its XXH3-128 is not the manifest's"):
+        make_shards(later, options(first), add=True)
+
+
+def test_what_was_fetched_counts_only_where_a_table_names_urls(catalog, made, tmp_path):
+    fetched = tmp_path / "fetched"
+    fetched.mkdir()
+    (fetched / "fetched.sqlite").write_bytes(b"of another catalogue")
+    elsewhere = catalog.model_copy(update={"fetched_folder": str(fetched)})
+    assert not make_shards(elsewhere, options(made.folder)).made_now
+
+
+def test_shards_are_not_made_behind_a_url(catalog):
+    with pytest.raises(ConfigError, match=r"shards.folder: shards are made on a file system \(found 's3://a/b'\)"):
+        make_shards(catalog, ShardOptions(folder="s3://a/b"))

@@ -63,7 +63,8 @@ def test_damage_is_one_line_for_one_sample_and_grey_in_the_grid(damaged_copy, tm
     reader = ShardReader(index)
     with pytest.raises(ShardError, match=f"sample 1 is damaged: {index.row(1)['shard']}, byte"):
         read_sample(reader, 1)
-    write_grid(reader, [0, 1, 2, 3], tmp_path / "grid.png")
+    damages = write_grid(reader, [0, 1, 2, 3], tmp_path / "grid.png")
+    assert len(damages) == 1 and index.row(1)["shard"] in damages[0]
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.size == (6 + 2 * 166, 6 + 2 * 166)
         assert grid.getpixel((6 + 166 + 150, 150)) == (128, 128, 128)  # right of the first one

@@ -103,7 +103,7 @@ def test_commands_at_once_and_one_of_them_twice_give_the_bytes_of_one(catalog, m
         assert [command.returncode for command in (one, two, three, twin)] == [0, 0, 0, 0], said
     assert files_of(folder) == files_of(made.folder)
     assert {path.name for path in tmp_path.iterdir()} == {"shards", "recipe.yaml"}
-    assert all("rows of the table" in text for text in said)
+    assert all("products of the table" in text for text in said)
 
 
 def test_one_part_alone_makes_the_whole_folder(catalog, made, tmp_path):
