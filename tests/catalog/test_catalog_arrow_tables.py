@@ -1,6 +1,7 @@
 """Typed tables as pyarrow, pandas and the datasets library write them; pictures stay bytes, damage is one line."""
 
 import io
+import shutil
 from pathlib import Path
 
 import datasets
@@ -8,6 +9,7 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets.packaged_modules.parquet.parquet import Parquet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -109,6 +111,26 @@ def test_a_folder_of_data_files_is_loaded_by_the_datasets_library(tmp_path: Path
         pq.write_table(pa.table({"a": [f"0{number}"]}), tmp_path / f"shop/train-{number}.parquet")
     with open_dataset(CatalogOptions(table=str(tmp_path / "shop"))) as opened:
         assert sorted(cells_of(opened, "a")) == [["00"], ["01"]]
+
+
+def test_a_data_set_of_the_hub_is_read_by_its_name(tmp_path: Path, monkeypatch) -> None:
+    """As a node without a network meets it: downloaded before, in the cache that the datasets library keeps."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    file, how = tmp_path / "products.parquet", {"dataset_name": "products", "config_name": "default", "hash": "0" * 16}
+    saved(tmp_path).to_parquet(file)
+    builder = Parquet(cache_dir=str(tmp_path / "made"), data_files={"train": [str(file)]}, **how)
+    builder.download_and_prepare()
+    shutil.copytree(builder.cache_dir, cache / "our-shop___products/default/0.0.0" / how["hash"])
+    with open_dataset(CatalogOptions(table="our-shop/products")) as opened:
+        cells = cells_of(opened, "code", "image")
+    assert [(code, len(cell_pictures(cell))) for code, cell in cells] == [("00042", 1), ("7", 1)]
+    wrong = CatalogOptions(table="our-shop/products", dataset_split="val")
+    with (
+        pytest.raises(CatalogError, match=r"our-shop/products: can't be loaded as a data set: .*val"),
+        open_dataset(wrong),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("name", ["phi3v-dist/no-such-products", "no_such_products"])
