@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import shards_peers
+from memory import AnonymousMemory
 from PIL import Image
 from shards_figures import Figure, in_own_process
 from webdataset.writer import TarWriter
@@ -51,7 +52,13 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Figure]:
                 else:
                     assert answer[2] == arguments.samples, f"{name} read {answer[2]} samples"
                     found.setdefault((name, state), []).append(answer)
-    return list(_figures(found))
+    memory = {name: in_own_process(_memory, name, folder) for name, folder in folders.items()}
+    held = [
+        Figure(f"{name}, memory at most", most, "MB RssAnon")
+        for name, most in memory.items()
+        if isinstance(most, float)
+    ]
+    return [*_figures(found), *held]
 
 
 def _figures(found: dict[tuple[str, str], list[tuple[float, float, int]]]) -> Iterator[Figure]:
@@ -69,10 +76,23 @@ def _figures(found: dict[tuple[str, str], list[tuple[float, float, int]]]) -> It
             yield Figure(f"ours ÷ {name}, {state}", rate["ours", state] / other, "times", least=least)
 
 
+def _samples(name: str, folder: Path) -> Iterator:
+    ways: dict[str, Callable[[Path], Iterator]] = {"ours": _ours, "webdataset": _webdataset, **shards_peers.READERS}
+    return ways[name](folder)
+
+
+def _memory(name: str, folder: Path) -> float:
+    """The most of RssAnon, in MB, while going through all samples; that before opening isn't counted."""
+    _samples(name, folder)  # what is imported isn't counted either
+    with AnonymousMemory() as memory:
+        for _ in _samples(name, folder):
+            pass
+    return memory.most_mb
+
+
 def _timed(name: str, folder: Path) -> tuple[float, float, int]:
     """Wall and CPU seconds to go through all samples, and how many they were; opening is not counted."""
-    ways: dict[str, Callable[[Path], Iterator]] = {"ours": _ours, "webdataset": _webdataset, **shards_peers.READERS}
-    samples = ways[name](folder)
+    samples = _samples(name, folder)
     wall, cpu, count = time.monotonic(), _cpu_seconds(), 0
     for _ in samples:
         count += 1
