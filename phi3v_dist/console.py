@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from phi3v_dist.errors import UserError
-from phi3v_dist.files import NO_ROOM
+from phi3v_dist.errors import NO_ROOM, UserError
 
 Item = TypeVar("Item")
 

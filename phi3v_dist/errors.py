@@ -20,6 +20,9 @@ command prints. A bug of ours is never a ``UserError``: it keeps its traceback.
 The codes 70 and 75 are EX_SOFTWARE and EX_TEMPFAIL of sysexits.h: the batch script starts the run again after both.
 """
 
+import errno
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an ``OSError``: the disk is full, often without a file's name
 _LONGEST_PART = 1000  # characters; a cell of a broken table may be the whole table
 
 

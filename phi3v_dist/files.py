@@ -22,7 +22,6 @@ import xxhash
 
 PARTIAL = ".partial"  # how the name of a half written file or folder ends
 _AT_A_TIME = 2**20  # bytes
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk raises, often without the file's name
 _LEFT_OVER_SECONDS = 24 * 3600.0  # a half file this old belongs to a process that was killed
 
 

@@ -17,7 +17,7 @@ import pytest
 CHECKOUT = Path(__file__).parent.parent
 FLOORS = {
     "errors": -1,
-    **dict.fromkeys(("files", "images", "console", "costs"), 0),
+    **dict.fromkeys(("files", "mapped_arrays", "images", "console", "costs"), 0),
     "config": 1,
     "catalog": 2,
     "shards": 3,

@@ -19,8 +19,7 @@ from phi3v_dist.catalog.product_file import ProductFile, write_product_file
 from phi3v_dist.catalog.split import is_far_off
 from phi3v_dist.config.options import CatalogOptions, ShardOptions
 from phi3v_dist.console import say
-from phi3v_dist.errors import CatalogError, ConfigError, ShardError
-from phi3v_dist.files import NO_ROOM
+from phi3v_dist.errors import NO_ROOM, CatalogError, ConfigError, ShardError
 from phi3v_dist.shards.checking import Chunks
 from phi3v_dist.shards.delivery import Delivery, no_delivery, open_delivery
 from phi3v_dist.shards.index import check_file

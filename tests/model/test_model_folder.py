@@ -10,8 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from phi3v_dist.errors import ModelFolderError
-from phi3v_dist.files import NO_ROOM
+from phi3v_dist.errors import NO_ROOM, ModelFolderError
 from phi3v_dist.model.folder import (
     check_names,
     fingerprint,
