@@ -165,7 +165,7 @@ def load_index(folder: str | Path, cache_folder: str | Path | None = None) -> Sh
 def open_index(folder: Path, manifest: dict[str, Any], cache_folder: str | Path | None = None) -> ShardIndex:
     """The index alone, checked against the manifest's hash. Raises ``ShardError``.
 
-    A local file is hashed each time (5 ms for a million samples), so that a copy never hides that it has changed.
+    A local file is hashed each time (10 ms for a million samples), so that a copy never hides that it has changed.
     Behind a URL a copy is taken for what it is: decoded from bytes of this hash.
     """
     told = manifest["index"]
