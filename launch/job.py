@@ -7,6 +7,7 @@ from pathlib import Path
 from phi3v_dist.cluster.slurm import this_job
 from phi3v_dist.config.loading import load_config
 from phi3v_dist.console import run_command
+from phi3v_dist.errors import ConfigError
 from phi3v_dist.training.requeue import begin_job, end_job
 
 FINISHED_ALREADY = 3
@@ -30,6 +31,8 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="options laid over the recipe's")
     args = parser.parse_intermixed_args()
     run_folder = Path(load_config(args.config, args.overrides).config.run_folder)
+    if args.most_attempts < 1:
+        raise ConfigError("must be 1 or more", where="--most-attempts", value=args.most_attempts, mend="Give 3.")
     job = this_job()
     if args.when == "begin":
         if args.tell_run_folder:

@@ -1,59 +1,11 @@
 # shellcheck shell=bash
-# What the job scripts share: settings of the site and of the job, a step over all ranks, and the life of a training
-# job: begin, preflight, train, end. What follows on an end is decided by launch/job.py (docs/measurements/survival.md).
+# What the job scripts share: a step over all ranks, and the life of a training job: begin, preflight, train, end. What follows on an end is decided by launch/job.py (docs/measurements/survival.md).
 set -u
 
 fail() { echo "ERROR $*" >&2; exit 2; }
 
-# Settings of the site. sbatch has read its own before the job began; say so where the file has changed since.
-load_site() {
-    local file="${PHI3V_SITE_ENV:-slurm/site.env}" before after module
-    [ -n "${SLURM_JOB_ID:-}" ] || fail "$0: this is a job script (found no Slurm job). Submit it: sbatch $0 …"
-    [ -r "$file" ] || fail "$file: the site's settings can't be read. Submit from the checkout's folder."
-    before=$(env | grep '^SBATCH_' | sort)
-    # shellcheck source=slurm/site.env
-    source "$file"
-    after=$(env | grep '^SBATCH_' | sort)
-    # With --export=NONE nothing can be compared: what sbatch was told has not come along.
-    [ "$before" = "$after" ] || [ -n "${SLURM_EXPORT_ENV:-}" ] ||
-        fail "$file: the job was submitted without what it says (found '${before//$'\n'/ }')." \
-            "source $file, then sbatch again."
-    for module in $MODULES; do
-        module load "$module" || fail "MODULES: can't load this one (found '$module'). Mend $file."
-    done
-    command -v "$PYTHON" >/dev/null || fail "PYTHON: no such program (found '$PYTHON'). make install, or mend $file."
-}
-
-# Settings of this job, exported for every rank.
-set_up() {
-    tasks_per_node=$((GPUS_PER_NODE > 0 ? GPUS_PER_NODE : 1))
-    local cpus=$((${SLURM_CPUS_ON_NODE:-1} / tasks_per_node))
-    export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # a Python of the login node needn't have the package installed
-    cpus_per_task=${CPUS_PER_TASK:-$((cpus > 0 ? cpus : 1))}
-    rank_python=("$PYTHON")
-    [ ${#CONTAINER[@]} -eq 0 ] || rank_python=("${CONTAINER[@]}" "$PYTHON_IN_CONTAINER")
-    # Ranks meet on the job's first node; jobs that share it have other ports.
-    MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-    export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
-    # Ranks save before the job's end by themselves. 0: no limit, or no answer (of which date would make midnight).
-    export PHI3V_JOB_END=0 && local job_end && job_end=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)
-    [ -z "$job_end" ] || PHI3V_JOB_END=$(date --date "$job_end" +%s 2>/dev/null || echo 0)
-    export SLURM_EXPORT_ENV=ALL # what is exported here reaches every rank, also after sbatch --export=…
-    # Threads of a rank: on a GPU the work is elsewhere, and loader processes want the other CPUs.
-    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((GPUS_PER_NODE > 0 ? 4 : cpus_per_task))}"
-    export TOKENIZERS_PARALLELISM=false # the loader's processes are the parallelism
-    export HF_HUB_OFFLINE=1             # nothing is fetched by ranks; nodes often have no way out
-    export PYTHONUNBUFFERED=1           # a killed rank's last lines are in the log
-    # Grows and shrinks with packs of other lengths, without fragments.
-    export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
-    export TRITON_CACHE_DIR="$SCRATCH/triton-$UID"
-    export NCCL_DEBUG="${NCCL_DEBUG:-WARN}" # into one file per rank, see train
-    if [ -n "$NETWORK_INTERFACE" ]; then
-        export NCCL_SOCKET_IFNAME="$NETWORK_INTERFACE" GLOO_SOCKET_IFNAME="$NETWORK_INTERFACE"
-    fi
-    # InfiniBand: 4 µs × 2^22 ≈ 17 s until a packet is sent again; with 20 (4 s) a rerouting switch can end a run.
-    export NCCL_IB_TIMEOUT="${NCCL_IB_TIMEOUT:-22}"
-}
+# shellcheck source=slurm/settings.sh
+source slurm/settings.sh
 
 # recipe=FILE becomes --config FILE; all else is passed through.
 read_arguments() {
@@ -66,6 +18,19 @@ read_arguments() {
         esac
     done
     [ "${config[0]:-}" = --config ] || fail "recipe: none given (found '$*'). sbatch … recipe=launch/recipes/NAME.yaml"
+}
+
+# As Slurm keeps the script that was submitted, the job keeps the recipe that it began with, beside its log: who edits it
+# for the next run must not change this one when it goes on.
+keep_recipe() {
+    local log kept
+    log=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/^ *StdOut=//p')
+    kept="${log%.log}.yaml"
+    [ -f "$log" ] || kept="${SLURM_JOB_NAME:-job}-$SLURM_JOB_ID.yaml"
+    if [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || [ ! -s "$kept" ]; then
+        cp "${config[1]}" "$kept" || fail "$kept: the recipe ${config[1]} can't be copied here."
+    fi
+    config[1]=$kept
 }
 
 # Run a command as one task per rank and wait; code: what srun returned. -K1: a failing rank ends all. Every task sees
@@ -116,6 +81,7 @@ train() {
     load_site
     set_up
     read_arguments "$@"
+    keep_recipe
     # A node without a working GPU must not train on its CPU.
     [ "$GPUS_PER_NODE" -eq 0 ] || config=("${config[@]:0:2}" training.device=cuda "${config[@]:2}")
     srun_errors=$(mktemp) told=$(mktemp)
@@ -131,6 +97,7 @@ train() {
     *) [ -n "$asked" ] || exit 1 ;; # a signal ended it: below nothing starts
     esac
     NCCL_DEBUG_FILE="$(cat "$told")/logs/nccl-%h-%p.log" && export NCCL_DEBUG_FILE
+    mkdir -p "${NCCL_DEBUG_FILE%/*}" # NCCL makes no folder
     if [ "$PREFLIGHT" = yes ] && [ -z "$asked" ]; then
         run_step "${rank_python[@]}" launch/preflight.py "${config[@]}" \
             --floor-node "$MIN_NODE_BANDWIDTH_GBPS" --floor-network "$MIN_NETWORK_BANDWIDTH_GBPS"

@@ -5,6 +5,7 @@ submit, looked at from outside (metrics, attempts, processes), and its line of t
 """
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -73,7 +74,8 @@ class Case:
         self.run_folder = run_folder or self.run_folder
         environment = job_environment(write_site(self.folder, **site))
         _, recipe, *options = self.demo.recipe(self.run_folder, *OPTIONS, *overrides)
-        words = ("--output", self.log, *slurm, f"slurm/{script}.sh", f"recipe={recipe}", *options)
+        self.recipe = Path(shutil.copy(recipe, self.folder / "recipe.yaml"))
+        words = ("--output", self.log, *slurm, f"slurm/{script}.sh", f"recipe={self.recipe}", *options)
         self.job = self.cluster.sbatch(*words, cwd=REPOSITORY, env=environment)
         return self
 

@@ -1,14 +1,16 @@
 """What is true of the job scripts without a Slurm."""
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from launching import REPOSITORY
 
 SCRIPTS = sorted((REPOSITORY / "slurm").glob("*.sh"))
-JOBS = [script for script in SCRIPTS if script.name != "common.sh"]
+JOBS = [script for script in SCRIPTS if script.name not in ("common.sh", "settings.sh")]
 TRAINING = [script for script in JOBS if script.name.startswith("train_")]
 
 
@@ -18,7 +20,7 @@ def settings(script: Path) -> str:
 
 
 def test_scripts_are_short() -> None:
-    assert len(SCRIPTS) == 7
+    assert len(SCRIPTS) == 8
     assert {script.name for script in SCRIPTS if len(script.read_text().splitlines()) >= 150} == set()
 
 
@@ -56,3 +58,44 @@ def test_the_example_in_a_script_names_it(script: Path) -> None:
     assert any(
         line.startswith("#   sbatch") and f"slurm/{script.name}" in line for line in script.read_text().splitlines()
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("GPUS_PER_NODE=eight", "GPUS_PER_NODE: must be a whole number, 0 for none (found 'eight')"),
+        ("unset GPUS_PER_NODE", "GPUS_PER_NODE: not set"),
+        ("CPUS_PER_TASK=0", "CPUS_PER_TASK: must be a whole number, or empty (found '0')"),
+        (
+            "MAX_ATTEMPTS_WITHOUT_PROGRESS=0",
+            "MAX_ATTEMPTS_WITHOUT_PROGRESS: must be a whole number above 0",
+        ),
+        ("PREFLIGHT=true", "PREFLIGHT: must be yes or no (found 'true')"),
+        ("MIN_NODE_BANDWIDTH_GBPS=", "MIN_NODE_BANDWIDTH_GBPS: must be a number (found '')"),
+        ("unset CONTAINER", "CONTAINER: not set"),
+        ("unset MODULES", "MODULES: not set"),
+    ],
+)
+def test_a_wrong_setting_of_the_site_is_one_line(tmp_path: Path, line: str, told: str) -> None:
+    done = load_site(tmp_path, line)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"ERROR {told}") and str(tmp_path / "site.env") in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_job_that_goes_on_keeps_what_it_was_submitted_with(tmp_path: Path) -> None:
+    line = "export SBATCH_TIMELIMIT=12:00:00"
+    done = load_site(tmp_path, line)
+    assert done.returncode == 2 and "the job was submitted without what it says" in done.stderr
+    assert load_site(tmp_path, line, SLURM_RESTART_COUNT="1").returncode == 0
+
+
+def load_site(folder: Path, line: str, **environment: str) -> subprocess.CompletedProcess:
+    """What a job script does first, with the site's settings and one more line."""
+    python = f"PYTHON={sys.executable}"
+    (folder / "site.env").write_text("\n".join([(REPOSITORY / "slurm/site.env").read_text(), python, line, ""]))
+    given = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", "PHI3V_SITE_ENV": str(folder / "site.env")}
+    return subprocess.run(
+        ["bash", "-c", "source slurm/common.sh && load_site"],
+        cwd=REPOSITORY, env=given | environment, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip

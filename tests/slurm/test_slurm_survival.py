@@ -29,6 +29,7 @@ def trained_after(case: Case, fault: str, survival, undisturbed, what: str = "re
 def test_a_warning_saves_requeues_and_resumes_as_if_nothing_had_been(new_case, undisturbed, survival) -> None:
     case = new_case("warning").submit("train_2node", "tracking.wandb=offline")
     case.reach(8)
+    case.recipe.write_text("run_folder: [of the next run, in the middle of being written")
     case.hit()
     case.cluster.command("scancel", "--batch", "--signal=USR1", case.job)
     case.restart()
