@@ -15,6 +15,7 @@ command prints. A bug of ours is never a ``UserError``: it keeps its traceback.
     ├─ HardwareError     this machine can't do what the recipe asks
     └─ RunError          a run that can't go on (a loss is not finite, a full disk)
        ├─ LostRankError  a rank died, froze or was cut off: another attempt may help; exit code 70
+       ├─ LostDiskError  a disk or the network below it failed: another attempt may help; exit code 70
        └─ StoppedError   asked to stop, the last finished step is saved: go on later; exit code 75
 
 The codes 70 and 75 are EX_SOFTWARE and EX_TEMPFAIL of sysexits.h: the batch script starts the run again after both.
@@ -23,6 +24,9 @@ The codes 70 and 75 are EX_SOFTWARE and EX_TEMPFAIL of sysexits.h: the batch scr
 import errno
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an ``OSError``: the disk is full, often without a file's name
+# What a disk behind a network raises while its server or a switch is away; on a disk that is broken another node helps.
+PASSING = (errno.ESTALE, errno.EIO, errno.EREMOTEIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+           errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN)  # fmt: skip
 _LONGEST_PART = 1000  # characters; a cell of a broken table may be the whole table
 
 
@@ -100,6 +104,12 @@ class LostRankError(RunError):
 
     exit_code = 70
     on_every_rank = False  # the rank that knows the reason may be another one
+
+
+class LostDiskError(RunError):
+    """A disk or the network below it failed, as it may not the next time; goes on from the last checkpoint."""
+
+    exit_code = LostRankError.exit_code
 
 
 class StoppedError(RunError):

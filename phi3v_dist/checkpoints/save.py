@@ -29,7 +29,7 @@ from phi3v_dist.checkpoints.choose import (
 )
 from phi3v_dist.checkpoints.space import need_space, predicted_bytes
 from phi3v_dist.cluster.process_group import from_all_ranks, together
-from phi3v_dist.errors import CheckpointError
+from phi3v_dist.errors import PASSING, CheckpointError, LostDiskError
 from phi3v_dist.files import fsync_folder, write_json
 
 
@@ -137,7 +137,7 @@ def _disk_faults(folder: Path, *, on_every_rank: bool = True) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or folder
-        fault = CheckpointError(
+        fault = (LostDiskError if error.errno in PASSING else CheckpointError)(
             f"rank {dist.get_rank()} can't write a checkpoint: {error.strerror or error}",
             where=str(where),
             mend="Mend the disk or its permissions, and start again from the checkpoint before, which is untouched.",

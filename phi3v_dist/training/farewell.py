@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from phi3v_dist.cluster.who import ClusterInfo, who_am_i
 from phi3v_dist.console import log, run_command
-from phi3v_dist.errors import LostRankError, RunError, UserError
+from phi3v_dist.errors import PASSING, LostDiskError, LostRankError, RunError, UserError
 from phi3v_dist.training.attempts import read_events, tell_verdict
 
 BUG_EXIT_CODE = 1
@@ -79,7 +79,8 @@ def explain(error: Exception, run_folder: Path, who: ClusterInfo) -> UserError:
     place = f"rank {who.rank} on {who.node_name}"
     if isinstance(error, OSError) and error.filename is not None:
         mend = "Mend the path, its permissions or the disk; the same command goes on from the last checkpoint"
-        failed = RunError(f"{error.filename}: {error.strerror}", where=place, mend=mend)
+        kind = LostDiskError if error.errno in PASSING else RunError
+        failed = kind(f"{error.filename}: {error.strerror}", where=place, mend=mend)
         failed.on_every_rank = False
         return failed
     # Into the rank's log; on the screen the traceback is seen only where no log is open yet.

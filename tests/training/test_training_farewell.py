@@ -1,5 +1,6 @@
 """What ends a rank becomes one line, a verdict, and silence where another rank has spoken."""
 
+import errno
 import logging
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ from torch.distributed import DistNetworkError
 
 from phi3v_dist.cluster.who import ALONE, ClusterInfo
 from phi3v_dist.errors import ConfigError, LostRankError, UserError
-from phi3v_dist.training.attempts import read_events, tell_verdict
+from phi3v_dist.training.attempts import decide_end, read_events, tell_verdict
 from phi3v_dist.training.farewell import farewell
 
 # as gloo of torch 2.13 says it when a peer was killed
@@ -73,3 +74,12 @@ def test_a_disk_that_one_rank_cannot_use_is_told_by_that_rank(tmp_path):
     told = ended_by(OSError(28, "No space left on device", "/scratch/x"), tmp_path, 1)
     assert (told.exit_code, told.on_every_rank) == (2, False)
     assert "rank 1 on n1: /scratch/x: No space left on device" in str(told)
+
+
+def test_a_disk_that_was_away_asks_for_another_attempt(tmp_path):
+    told = ended_by(OSError(errno.ESTALE, "Stale file handle", "/scratch/x"), tmp_path, 1)
+    assert (told.exit_code, told.on_every_rank) == (70, False)
+    assert "rank 1 on n1: /scratch/x: Stale file handle" in str(told)
+    (verdict,) = read_events(tmp_path)
+    decision = decide_end([verdict], verdict["attempt"], finished=False, ending="running")
+    assert (decision.action, decision.reason) == ("requeue", str(told))
