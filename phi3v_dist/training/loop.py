@@ -25,6 +25,7 @@ from phi3v_dist.training.attempts import is_finished, mark_finished, tell_verdic
 from phi3v_dist.training.backend import choose_backend
 from phi3v_dist.training.guard import Guard
 from phi3v_dist.training.prepare import Run, prepare, tell
+from phi3v_dist.training.resume import CONFIG, refuse_other_options
 from phi3v_dist.training.schedule import learning_rate
 from phi3v_dist.training.step import StepSums, take_step
 from phi3v_dist.training.watch import PATIENCE, START_MINUTES, timeout_minutes, watched
@@ -37,6 +38,8 @@ def train(loaded: LoadedConfig, who: ClusterInfo) -> None:
     Raises ``StoppedError`` on every rank when the run was asked to stop, and UserError on every rank or naming its own.
     """
     if is_finished(Path(loaded.config.run_folder)):
+        if (Path(loaded.config.run_folder) / CONFIG).is_file():
+            refuse_other_options(loaded, "is finished")
         mend = "Give another run_folder for a new run; to lengthen this one, delete FINISHED in it"
         tell(who, f"{loaded.config.run_folder} is finished already. {mend}")
         return

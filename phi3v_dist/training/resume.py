@@ -92,14 +92,7 @@ def _check_meaning(loaded: LoadedConfig, checkpoint: Checkpoint, trained_on: dic
             where=str(run_folder / CONFIG),
             mend="Put the file back, or give another run_folder for a new run.",
         )
-    changed = difference(load_config(run_folder / CONFIG).config, loaded.config, _MEANING)
-    if changed:
-        told = "; ".join(f"{key}: {old!r} → {new!r}" for key, old, new in changed)
-        raise CheckpointError(
-            f"this run has {checkpoint.step} steps with other options: {told}",
-            where=str(run_folder),
-            mend="Give the old values, or another run_folder for a new run.",
-        )
+    refuse_other_options(loaded, f"has {checkpoint.step} steps")
     for option, now in trained_on.items():
         before = checkpoint.trained_on.get(option, "unknown")
         if now != before:
@@ -109,6 +102,19 @@ def _check_meaning(loaded: LoadedConfig, checkpoint: Checkpoint, trained_on: dic
                 what = f"another version planned the steps of this run: {before} → {now}"
                 mend = "Go on with the version that began the run"
             raise CheckpointError(what, where=option, mend=f"{mend}, or give another run_folder for a new run.")
+
+
+def refuse_other_options(loaded: LoadedConfig, what: str) -> None:
+    """Raise ``CheckpointError`` where the run began with options that mean another run. ``what``: it did with those."""
+    run_folder = Path(loaded.config.run_folder)
+    changed = difference(load_config(run_folder / CONFIG).config, loaded.config, _MEANING)
+    if changed:
+        told = "; ".join(f"{key}: {old!r} → {new!r}" for key, old, new in changed)
+        raise CheckpointError(
+            f"this run {what} with other options: {told}",
+            where=str(run_folder),
+            mend="Give the old values, or another run_folder for a new run.",
+        )
 
 
 def open_run_folder(loaded: LoadedConfig) -> None:

@@ -115,6 +115,8 @@ def test_finished_run_is_not_started_again(small_demo, undisturbed):
     before = (undisturbed.folder / "metrics.jsonl").read_bytes()
     done = run_tool("launch/train.py", *small_demo.recipe(undisturbed.folder, *OPTIONS))
     assert done.returncode == 0 and "is finished already" in done.stdout
+    other = run_tool("launch/train.py", *small_demo.recipe(undisturbed.folder, *OPTIONS, "training.seed=99"))
+    assert other.returncode == 2 and "this run is finished with other options: training.seed" in other.stderr
     assert (undisturbed.folder / "metrics.jsonl").read_bytes() == before
 
 
