@@ -28,6 +28,7 @@ keep_recipe() {
     kept="${log%.log}.yaml"
     [ -f "$log" ] || kept="${SLURM_JOB_NAME:-job}-$SLURM_JOB_ID.yaml"
     if [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || [ ! -s "$kept" ]; then
+        [ -r "${config[1]}" ] || return 0 # launch/job.py has the better words
         cp "${config[1]}" "$kept" || fail "$kept: the recipe ${config[1]} can't be copied here."
     fi
     config[1]=$kept
