@@ -10,9 +10,12 @@ INSTALLED := .venv/installed-$(subst =,,$(TORCH))
 # DeepSpeed compiles with ninja, which pip puts into .venv.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SLURM := slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge iproute2 shellcheck
+PEERS := mosaicml-streaming==0.13.0 litdata==0.2.76 lightning-utilities==0.15.3 boto3==1.44.8 botocore==1.44.8 \
+	s3transfer==0.19.3 jmespath==1.1.0 tifffile==2026.3.3 obstore==0.12.1 Brotli==1.2.1 zstd==1.5.7.2 \
+	python-snappy==0.7.3 cramjam==2.14.0 catalogue==2.0.10
 CPU := DS_ACCELERATOR=cpu HF_HUB_OFFLINE=1
 
-.PHONY: help install demo demo-smoke test slurm-install slurm-test slurm-smoke lint clean
+.PHONY: help install demo demo-smoke test slurm-install slurm-test slurm-smoke bench-peers lint clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -53,6 +56,10 @@ slurm-test: $(INSTALLED) slurm-install ## whatever dies, a job goes on: a real S
 
 slurm-smoke: $(INSTALLED) slurm-install ## one case of it: warned, saved, requeued, resumed (at most 8 minutes)
 	$(CPU) $(BIN)/python -m pytest -m slurm_smoke tests/slurm
+
+# pip refuses them beside our pins (streaming: numpy < 2.2, transformers < 5), so they lie outside and without theirs.
+bench-peers: $(INSTALLED) ## peers that tools/bench/shards.py reads beside ours: MosaicML streaming and litdata
+	$(PIP) -q --no-deps --target runs/peers $(PEERS)
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
