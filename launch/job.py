@@ -1,12 +1,11 @@
 """What a batch script does beside training: `begin` before it, `end` after it. slurm/common.sh calls both."""
 
-import argparse
 import sys
 from pathlib import Path
 
 from phi3v_dist.cluster.slurm import this_job
 from phi3v_dist.config.loading import load_config
-from phi3v_dist.console import run_command
+from phi3v_dist.console import CommandParser, run_command
 from phi3v_dist.errors import ConfigError
 from phi3v_dist.training.requeue import begin_job, end_job
 
@@ -19,9 +18,7 @@ EXAMPLE = (
 
 def main() -> int:
     """Parse, call; `begin` writes the run folder to a file, for the script to read."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("when", choices=["begin", "end"], help="before or after training")
     parser.add_argument("--config", type=Path, required=True, metavar="RECIPE", help="recipe of the run")
     parser.add_argument("--most-attempts", type=int, default=3, help="begin: attempts without a new step (default: 3)")

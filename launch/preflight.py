@@ -5,6 +5,7 @@ from pathlib import Path
 
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import load_config
+from phi3v_dist.console import CommandParser
 from phi3v_dist.training.farewell import be_a_rank, farewell
 
 EXAMPLE = (
@@ -14,9 +15,7 @@ EXAMPLE = (
 
 def main(who: ClusterInfo) -> int:
     """Parse, call."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--config", type=Path, required=True, metavar="RECIPE", help="YAML recipe, the run's own")
     parser.add_argument("--floor-node", type=float, default=0.0, metavar="GB/S", help="least all-reduce in a node")
     parser.add_argument("--floor-network", type=float, default=0.0, metavar="GB/S", help="least one between nodes")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import describe_config, list_recipes, load_config
-from phi3v_dist.console import say
+from phi3v_dist.console import CommandParser, say
 from phi3v_dist.errors import ConfigError
 from phi3v_dist.training.farewell import be_a_rank, farewell
 
@@ -14,9 +14,7 @@ EXAMPLE = "example:\n  deepspeed --num_gpus 2 launch/train.py --config launch/re
 
 def main(who: ClusterInfo) -> None:
     """Parse, call, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--config", type=Path, metavar="RECIPE", help="YAML recipe; without it, their names")
     parser.add_argument("--print-config", action="store_true", help="print all options in effect, where each is from")
     parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it

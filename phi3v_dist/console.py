@@ -5,17 +5,18 @@ rich draws on a terminal; without one every line is plain, fit for a log file. T
 them is read as markup or an emoji code.
 """
 
+import argparse
 import logging
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from phi3v_dist.errors import NO_ROOM, UserError
+from phi3v_dist.errors import NO_ROOM, ConfigError, UserError
 
 Item = TypeVar("Item")
 
@@ -23,6 +24,17 @@ _PLAIN_PROGRESS_SECONDS = 5.0
 
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 log = logging.getLogger("phi3v_dist")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A command's words: its help ends with an example, and what is wrong with them is one line as anything else."""
+
+    def __init__(self, **told: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter} | told)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ``ConfigError``."""
+        raise ConfigError(message, where="command line", mend=f"See {self.prog} --help.")
 
 
 def _always(_: UserError) -> bool:

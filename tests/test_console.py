@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3v_dist.console import progress, run_command, say, table
+from phi3v_dist.console import CommandParser, progress, run_command, say, table
 from phi3v_dist.errors import ConfigError
 
 FAULT = ConfigError("no such option", where="a.yaml line 3", value="trainig", mend="Did you mean training?")
@@ -100,3 +100,23 @@ def test_a_full_disk_is_one_line_also_without_a_file(capsys: pytest.CaptureFixtu
     assert run_command(fail) == 2
     told = capsys.readouterr().err
     assert told.startswith("ERROR what this command writes: No space left on device.") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--confg", "x"], "unrecognized arguments: --confg"),
+        (["--number", "x"], "argument --number: invalid int value: 'x'"),
+        ([], "the following arguments are required: word"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_code_2(words, told, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        parser = CommandParser(prog="tool.py")
+        parser.add_argument("word")
+        parser.add_argument("--number", type=int)
+        parser.parse_intermixed_args(words)
+
+    assert run_command(main) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"ERROR command line: {told}") and line.count("\n") == 1

@@ -1,19 +1,16 @@
 """Say whether a model folder is whole: files, names, shapes, types, values, tokenizer, known side files."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from phi3v_dist.console import progress, run_command, say, table
+from phi3v_dist.console import CommandParser, progress, run_command, say, table
 
 EXAMPLE = "exit code 0: whole, notices or not; 2: not whole\n\nexample:\n  python tools/check_model.py runs/demo/base"
 
 
 def main() -> int:
     """Parse, call, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("folder", type=Path, help="model folder: official, exported, or the demo's")
     parser.add_argument("--quick", action="store_true", help="don't read the values (8.3 GB in the official folder)")
     args = parser.parse_args()

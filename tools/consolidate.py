@@ -1,19 +1,16 @@
 """Write a model folder that others load from a checkpoint of a run."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from phi3v_dist.console import run_command, say
+from phi3v_dist.console import CommandParser, run_command, say
 
 EXAMPLE = "example:\n  python tools/consolidate.py runs/demo/train runs/demo/export"
 
 
 def main() -> None:
     """Parse, call, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("run_folder", type=Path, help="run folder of launch/train.py: checkpoints/ and base are read")
     parser.add_argument("target", type=Path, help="model folder to write; must not exist yet")
     parser.add_argument("--step", default="newest", metavar="N|newest|best", help="which checkpoint (default: newest)")

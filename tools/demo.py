@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from phi3v_dist.console import run_command, say
+from phi3v_dist.console import CommandParser, run_command, say
 from phi3v_dist.errors import RunError
 from phi3v_dist.evaluation.bars import judge
 from phi3v_dist.training.rehearsal import hold_to_settings, train_through_a_kill
@@ -55,9 +55,7 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("folder", type=Path, help="where everything is written")
     parser.add_argument("--products", type=int, default=2600, help="products drawn (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="first weights, order of training (default: %(default)s)")

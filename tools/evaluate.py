@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from phi3v_dist.console import run_command
+from phi3v_dist.console import CommandParser, run_command
 
 EXAMPLE = "example:\n  python tools/evaluate.py runs/demo/export runs/demo/shards --split heldout"
 
@@ -16,9 +16,7 @@ def _count(text: str) -> int:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("model_folder", type=Path, help="config.json, model.safetensors, tokenizer, processor")
     parser.add_argument("shards_folder", type=Path, help="index.parquet, manifest.json, {train,heldout}/*.tar")
     parser.add_argument("--split", choices=["heldout", "train"], default="heldout", help="default: heldout")

@@ -1,11 +1,10 @@
 """Download the pictures that a product table names by URL; started again it goes on where it was."""
 
-import argparse
 import sys
 from typing import TYPE_CHECKING
 
 from phi3v_dist.config.loading import load_config
-from phi3v_dist.console import run_command, say, table
+from phi3v_dist.console import CommandParser, run_command, say, table
 
 if TYPE_CHECKING:
     from phi3v_dist.catalog.fetch import FetchSummary
@@ -15,9 +14,8 @@ TOO_MANY_FAILURES = 3
 
 def main() -> int:
     """Fetch the pictures of a recipe's table; exit code 3 when more failed than it allows."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="exit code 2: the input can't be used; 3: more failures than fetch.max_failed_share allows\n\n"
         "example:\n  python tools/fetch_products.py --config launch/recipes/phi3v_8gpu.yaml "
         "catalog.columns.image_path=imageurl fetch.contact=catalogue@example.com",

@@ -4,11 +4,10 @@ The recipe's catalog.columns and catalog.rules say what the JSON's fields mean, 
 index.parquet, rejects.parquet and manifest.json beside the tar files, which stay as they are.
 """
 
-import argparse
 import sys
 
 from phi3v_dist.config.loading import load_config
-from phi3v_dist.console import run_command, say, table, tell_faults
+from phi3v_dist.console import CommandParser, run_command, say, table, tell_faults
 from phi3v_dist.shards.adopt import adopt_tars
 
 UNUSABLE = 2
@@ -21,9 +20,7 @@ EXAMPLE = (
 
 def main() -> int:
     """Index, and name what can't be used; exit code 2 and nothing written where there is any without ``--skip``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("folder", help="folder with *.tar in it or below")
     parser.add_argument("--config", metavar="RECIPE", required=True, help="recipe with catalog.columns, catalog.rules")
     parser.add_argument(

@@ -5,7 +5,7 @@ import sys
 
 from phi3v_dist.config.loading import load_config
 from phi3v_dist.config.options import DocumentOptions
-from phi3v_dist.console import run_command, say, table, tell_faults
+from phi3v_dist.console import CommandParser, run_command, say, table, tell_faults
 from phi3v_dist.shards import look
 from phi3v_dist.shards.index import ShardIndex, load_index
 from phi3v_dist.shards.manifest import read_manifest, unchecked_deliveries
@@ -59,8 +59,7 @@ def _show_lengths(index: ShardIndex, recipe: str | None) -> None:
 
 
 def _parse() -> argparse.Namespace:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=form)
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("folder", help="folder or URL that tools/make_shards.py or tools/index_shards.py wrote")
     parser.add_argument("--verify", action="store_true", help="compare all hashes; exit code 2 where one differs")
     parser.add_argument("--sample", type=int, metavar="N", help="show a sample by its number, from 0")

@@ -1,18 +1,16 @@
 """Draw the demo catalogue: FOLDER/products.csv and FOLDER/images/."""
 
-import argparse
 import sys
 from pathlib import Path
 
 from phi3v_dist.catalog.demo import make_demo_catalog
-from phi3v_dist.console import run_command, say
+from phi3v_dist.console import CommandParser, run_command, say
 
 
 def main() -> None:
     """Parse the command line, draw, name what was made."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python tools/make_demo_catalog.py --products 2600 --seed 0 runs/demo/catalog",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the catalogue goes")

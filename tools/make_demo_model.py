@@ -1,13 +1,12 @@
 """Write a tiny Phi-3-Vision with random weights and its own tokenizer, in the official layout."""
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 
 from phi3v_dist.catalog.tables import read_table
 from phi3v_dist.config.options import CatalogOptions
-from phi3v_dist.console import run_command, say
+from phi3v_dist.console import CommandParser, run_command, say
 from phi3v_dist.files import write_json
 
 EXAMPLE = "example:\n  python tools/make_demo_model.py --catalog runs/demo/catalog/products.csv runs/demo/base"
@@ -15,9 +14,7 @@ EXAMPLE = "example:\n  python tools/make_demo_model.py --catalog runs/demo/catal
 
 def main() -> None:
     """Parse, call, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--catalog", type=Path, required=True, help="demo catalogue whose words the tokenizer learns")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights (default: %(default)s)")
     parser.add_argument("folder", type=Path, help="model folder to write; one that is there stays as it is")

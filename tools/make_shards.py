@@ -1,10 +1,9 @@
 """Make shards from a product table: check products and pictures, write WebDataset tar files with an index."""
 
-import argparse
 import sys
 
 from phi3v_dist.config.loading import load_config
-from phi3v_dist.console import run_command, say, table
+from phi3v_dist.console import CommandParser, run_command, say, table
 from phi3v_dist.shards.placing import Part
 from phi3v_dist.shards.write import ShardSummary, make_shards
 
@@ -13,9 +12,8 @@ TOO_MANY_REJECTS = 3
 
 def main() -> int:
     """Make the shards a recipe asks for; exit code 3 when more products were rejected than it allows."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="exit code 2: the input can't be used; 3: more rejects than catalog.max_reject_share allows\n\n"
         "example:\n  python tools/make_shards.py --config launch/recipes/demo_cpu.yaml shards.workers=2",
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi3v_dist.config.loading import load_config
-from phi3v_dist.console import run_command, say, table
+from phi3v_dist.console import CommandParser, run_command, say, table
 
 if TYPE_CHECKING:
     from phi3v_dist.packing.forecast import Forecast
@@ -63,8 +63,7 @@ def _show(told: "Forecast", long: list[str]) -> None:
 
 
 def _parse() -> argparse.Namespace:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=form)
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--config", dest="recipe", required=True, help="recipe of the run")
     parser.add_argument("--ranks", type=int, default=8, help="number of GPUs (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")

@@ -4,20 +4,17 @@ Of shards: counts, categories, prices, pictures, texts, tokens, rejects with the
 held-out pictures with truth and answer. Both are one file that needs no other.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-from phi3v_dist.console import run_command, say
+from phi3v_dist.console import CommandParser, run_command, say
 
 EXAMPLE = "example:\n  python tools/report.py runs/demo/shards"
 
 
 def main() -> None:
     """Write the page and say where it is."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument(
         "folder", type=Path,
         help="shards (manifest.json); or a run: holds train/, and if there evaluation.json, predictions.jsonl, shards/",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from phi3v_dist.config.loading import load_config
 from phi3v_dist.config.options import DocumentOptions
-from phi3v_dist.console import out, run_command, say
+from phi3v_dist.console import CommandParser, out, run_command, say
 
 EXAMPLE = (
     "example:\n  python tools/show_document.py --config launch/recipes/demo_cpu.yaml --sample 7 --crops runs/demo/7.png"
@@ -14,9 +14,7 @@ EXAMPLE = (
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--config", metavar="RECIPE", help="recipe that names shards, model folder and template")
     parser.add_argument("--shards", metavar="FOLDER", help="in place of a recipe: what tools/make_shards.py wrote")
     parser.add_argument(

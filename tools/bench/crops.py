@@ -4,14 +4,13 @@ Both in one run and in turn, and the quickest of many runs counts, so that a bus
 processor time; CUDA: wall time around a synchronisation.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from phi3v_dist.console import run_command, say, table
+from phi3v_dist.console import CommandParser, run_command, say, table
 
 TESTS = Path(__file__).parents[2] / "tests/documents"
 CASES = {
@@ -23,9 +22,8 @@ CASES = {
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  OMP_NUM_THREADS=1 python tools/bench/crops.py --repeats 30",
     )
     parser.add_argument("--repeats", type=int, default=30, help="runs of each way, in turn (default: %(default)s)")

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 from shards_figures import Figure, in_own_process
 
-from phi3v_dist.console import progress, run_command, say, table
+from phi3v_dist.console import CommandParser, progress, run_command, say, table
 from phi3v_dist.files import write_json
 from phi3v_dist.shards.index import SHARD_SCHEMA, load_index, write_index
 from phi3v_dist.shards.manifest import MANIFEST_NAME, SCHEMA_VERSION, describe_file
@@ -90,9 +90,8 @@ def _first_batch(words: list[str]) -> tuple[float, float]:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python tools/bench/first_batch.py --shards runs/demo/shards --model runs/demo/base",
     )
     parser.add_argument("--shards", type=Path, required=True, help="shard folder that is grown")

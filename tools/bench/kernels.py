@@ -4,12 +4,11 @@ Each kernel that runs here stands beside a baseline of the same run: all logits 
 document for attention. CUDA alone; where there is none the command says so.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
 
-from phi3v_dist.console import run_command, say, table
+from phi3v_dist.console import CommandParser, run_command, say, table
 from phi3v_dist.errors import HardwareError
 
 HIDDEN, VOCABULARY, HEADS, HEAD_DIM = 3072, 32_064, 32, 96
@@ -18,9 +17,8 @@ DOCUMENTS = (2509, 2509, 2509, 665)  # an 8K pack of pictures of 16 crops
 
 def main() -> None:
     """Measure and print two tables."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python tools/bench/kernels.py --positions 32768 --repeats 20",
     )
     parser.add_argument("--positions", type=int, default=32_768, help="supervised positions (default: %(default)s)")

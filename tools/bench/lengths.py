@@ -17,7 +17,7 @@ import pyarrow as pa
 from memory import AnonymousMemory
 from shards_figures import Figure, in_own_process
 
-from phi3v_dist.console import run_command, say, table
+from phi3v_dist.console import CommandParser, run_command, say, table
 
 _DRAWN_AT_ONCE = 100_000
 _TOKENIZED_AT_ONCE = 4_000
@@ -28,9 +28,8 @@ _WORDS = ["Small", "Check", "Cotton", "Silk", "Leather", "Cashmere", "Bag", "Sca
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python tools/bench/lengths.py --samples 20000 --model runs/demo/base",
     )
     parser.add_argument("--model", required=True, help="folder with tokenizer.json and preprocessor_config.json")

@@ -23,7 +23,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from phi3v_dist.console import run_command, say, table
+from phi3v_dist.console import CommandParser, run_command, say, table
 from phi3v_dist.errors import RunError
 
 if TYPE_CHECKING:
@@ -73,9 +73,8 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  OMP_NUM_THREADS=1 python tools/bench/packed_vs_padded.py --documents 64 --repeats 1",
     )
     parser.add_argument("--documents", type=int, default=512, help="of a step (default: %(default)s)")

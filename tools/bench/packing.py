@@ -24,7 +24,7 @@ from packing_ways import WAYS
 from shards_figures import in_own_process
 
 from phi3v_dist.config.options import PackingOptions
-from phi3v_dist.console import run_command, say, table
+from phi3v_dist.console import CommandParser, run_command, say, table
 from phi3v_dist.packing.balance import pack_costs
 from phi3v_dist.packing.bound import fill_bound
 from phi3v_dist.packing.order import Source
@@ -168,9 +168,8 @@ def _word(value: object) -> str:
 
 
 def _parse() -> argparse.Namespace:
-    form = argparse.RawDescriptionHelpFormatter
     epilog = "example:\n  python tools/bench/packing.py --samples 20000 --mix catalogue --pack-tokens 8192 --huge 0"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, epilog=epilog)
+    parser = CommandParser(description=__doc__, epilog=epilog)
     parser.add_argument("--samples", type=int, default=1_000_000, help="documents of a mix (default: %(default)s)")
     parser.add_argument("--slow-samples", type=int, default=100_000, help="for ways in plain Python (%(default)s)")
     parser.add_argument("--huge", type=int, default=100_000_000, help="documents of the first step, 0: none")

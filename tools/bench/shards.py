@@ -5,7 +5,6 @@ Each part makes its data below --work (a few GB), measures every way in turn in 
 target. A peer that isn't installed is left out and said so.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -20,7 +19,7 @@ import shards_reading
 import shards_writing
 from shards_figures import Figure
 
-from phi3v_dist.console import run_command, say, table
+from phi3v_dist.console import CommandParser, run_command, say, table
 
 PARTS = {
     "reading": shards_reading.measure,
@@ -34,9 +33,8 @@ PARTS = {
 
 def main() -> None:
     """Measure the parts asked for and print their figures."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  OMP_NUM_THREADS=1 python tools/bench/shards.py --part reading --samples 10000",
     )
     parser.add_argument("--part", action="append", choices=sorted(PARTS), help="default: all")

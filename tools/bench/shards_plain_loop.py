@@ -8,6 +8,7 @@ made durable.
 import argparse
 import csv
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from phi3v_dist.catalog.checks import Product, Reject
 from phi3v_dist.catalog.picture_checks import check_pictures
 from phi3v_dist.catalog.pictures import Picture
 from phi3v_dist.config.options import CatalogOptions
+from phi3v_dist.console import CommandParser, run_command
 from phi3v_dist.files import fsync_file
 from phi3v_dist.shards.index import checksum
 
@@ -28,9 +30,8 @@ _FROM_TABLE = ("product_code", "title")
 
 def main() -> None:
     """Write the shards and print the seconds of the loop alone: importing webdataset imports torch."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python tools/bench/shards_plain_loop.py --checks runs/demo/catalog/products.csv runs/loop",
     )
     parser.add_argument("table", type=Path, help="CSV; picture paths start from its folder")
@@ -73,4 +74,4 @@ def _checked(number: int, row: dict[str, Any], path: Path) -> bytes:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -1,6 +1,5 @@
 """What the watchdog costs a run that doesn't hang: a mark, beside a call that does nothing."""
 
-import argparse
 import sys
 import tempfile
 import time
@@ -9,16 +8,15 @@ from pathlib import Path
 
 from phi3v_dist.cluster.watchdog import Watchdog
 from phi3v_dist.cluster.who import ALONE
-from phi3v_dist.console import run_command, table
+from phi3v_dist.console import CommandParser, run_command, table
 
 _CALLS = 1000
 
 
 def main() -> None:
     """Measure and print a table; the quickest of the repeats counts."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python tools/bench/watchdog.py --repeats 50",
     )
     parser.add_argument("--repeats", type=int, default=50, help=f"of {_CALLS} calls each (default: %(default)s)")
