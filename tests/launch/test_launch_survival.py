@@ -5,6 +5,7 @@ The faults are those of faulty_train.py; everything else is the command as users
 
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from launching import DEEPSPEED, REPOSITORY, ranks_of_srun
 from test_launch_train import error_lines, launch, wait_until
 
 from phi3v_dist.cluster.process_group import free_port
+from phi3v_dist.cluster.signals import SAME_REQUEST_SECONDS
 
 FAULTY = "tests/launch/faulty_train.py"
 SHORT = ("tracking.wandb=disabled", "evaluation.every_steps=0", "packing.packs_per_step=4", "training.steps=6")
@@ -115,3 +117,25 @@ def test_a_finished_run_ends_with_0_each_time(warm, small_demo, tmp_path, runs):
         ended = warm.run("launch/train.py", *small_demo.recipe(tmp_path / str(number), *options))
         assert [rank.returncode for rank in ended] == [0, 0], ended[0].output + ended[1].output
     assert len(list(tmp_path.glob("*/FINISHED"))) == runs
+
+
+def test_a_second_signal_ends_a_rank_at_once_inside_a_collective(warm, small_demo, tmp_path):
+    words = small_demo.recipe(tmp_path / "run", *SHORT, "training.steps=400")
+    with warm.started("launch/train.py", ranks_of_srun([words] * 2)) as started:
+        first, other = (psutil.Process(pid) for pid in started.pids)
+        steps = tmp_path / "run/metrics.jsonl"
+        assert wait_until(lambda: steps.exists() and steps.read_text().count("\n") >= 2, 200)
+        other.suspend()
+        last = steps.read_text().count("\n") + 1
+        assert not wait_until(lambda: steps.read_text().count("\n") > last, 3), "rank 0 waits for rank 1"
+        first.send_signal(signal.SIGUSR1)
+        assert not wait_until(
+            lambda: not psutil.pid_exists(first.pid), SAME_REQUEST_SECONDS + 1
+        )  # the first waits for all
+        first.send_signal(signal.SIGUSR1)
+        assert wait_until(lambda: not psutil.pid_exists(first.pid), 20)
+        other.kill()
+        ended, _ = started.wait(20)
+    assert ended.returncode == 75
+    assert "stopped at once by a second signal (SIGUSR1)" in ended.output
+    assert verdicts(tmp_path / "run") == [75]
