@@ -185,6 +185,22 @@ def test_what_was_fetched_counts_only_where_a_table_names_urls(catalog, made, tm
     assert not make_shards(elsewhere, options(made.folder)).made_now
 
 
+def test_other_fetched_pictures_are_another_input_of_a_table_that_names_urls(catalog, later, tmp_path):
+    fetched = tmp_path / "fetched"
+    fetched.mkdir()
+    known, unknown = map(json.loads, Path(later.table).read_text().splitlines()[3:])
+    unknown["local_image_path"] = ["https://shop.invalid/1.jpg"]
+    table = tmp_path / "urls.jsonl"
+    table.write_text(f"{json.dumps(known)}\n{json.dumps(unknown)}\n")
+    urls = catalog.model_copy(update={"table": str(table), "fetched_folder": str(fetched)})
+    made = make_shards(urls, options(tmp_path / "urls"))
+    assert made.reasons == {"picture: not fetched": 1}
+    assert not make_shards(urls, options(tmp_path / "urls")).made_now
+    (fetched / "fetched.sqlite").write_bytes(b"fetched since")
+    with pytest.raises(ShardError, match="changed: fetched_pictures"):
+        make_shards(urls, options(tmp_path / "urls"))
+
+
 def test_shards_are_not_made_behind_a_url(catalog):
     with pytest.raises(ConfigError, match=r"shards.folder: shards are made on a file system \(found 's3://a/b'\)"):
         make_shards(catalog, ShardOptions(folder="s3://a/b"))
