@@ -52,8 +52,8 @@ set_up() {
     rank_python=("$PYTHON")
     [ ${#CONTAINER[@]} -eq 0 ] || rank_python=("${CONTAINER[@]}" "$PYTHON_IN_CONTAINER")
     # Ranks meet on the job's first node; jobs that share it have other ports.
-    MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-    export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
+    PHI3V_NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | tr '\n' ' ')
+    export PHI3V_NODES MASTER_ADDR="${PHI3V_NODES%% *}" MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
     # Ranks save before the job's end by themselves. 0: no limit, or no answer (of which date would make midnight).
     export PHI3V_JOB_END=0 && local job_end && job_end=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)
     [ -z "$job_end" ] || PHI3V_JOB_END=$(date --date "$job_end" +%s 2>/dev/null || echo 0)

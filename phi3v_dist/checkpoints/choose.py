@@ -40,7 +40,8 @@ class Checkpoint:
     """A complete checkpoint: ``step`` steps are done in it, ``num_ranks`` wrote it in ``seconds``.
 
     ``trained_on``: fingerprints of what the run reads, by the option that names it. ``longest_document`` of the run in
-    tokens. ``validation_loss``: after this step, None where none was measured. ``files``: by name inside ``folder``.
+    tokens. ``validation_loss``: after this step, None where none was measured. ``unreported``: this step's metrics,
+    which wait for its validation, which was broken off. ``files``: by name inside ``folder``.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Checkpoint:
     longest_document: int | None = None
     seconds: float = 0.0
     validation_loss: float | None = None
+    unreported: dict[str, float] | None = None
     files: Mapping[str, WrittenFile] = field(default_factory=dict)
 
     @property
@@ -98,6 +100,7 @@ def _as_told(folder: Path, told: dict[str, Any]) -> Checkpoint:
         longest_document=told["longest_document"],
         seconds=float(told["seconds"]),
         validation_loss=told["validation_loss"],
+        unreported=told.get("unreported"),
         files={name: WrittenFile(int(file["bytes"]), str(file["sha256"])) for name, file in told["files"].items()},
     )
 

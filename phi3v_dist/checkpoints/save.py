@@ -9,6 +9,7 @@ its name; only then are older checkpoints deleted. Whatever fails before leaves 
 Those that stay are known by their marker and sizes: a resume, which reads every byte, puts aside what is damaged.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ import torch.distributed as dist
 from phi3v_dist.checkpoints.choose import (
     ENGINE,
     MARKER,
+    Checkpoint,
     WrittenFile,
     checkpoints_folder,
     complete_checkpoints,
@@ -52,6 +54,7 @@ def save_checkpoint(
     keep_last: int,
     keep_best: int = 0,
     validation_loss: float | None = None,
+    unreported: dict[str, float] | None = None,
 ) -> Saved:
     """Save on every rank; return when the checkpoint is durable. For the words see ``Checkpoint``.
 
@@ -70,11 +73,23 @@ def save_checkpoint(
         "trained_on": trained_on,
         "longest_document": longest_document,
         "validation_loss": validation_loss,
+        "unreported": unreported,
         "files": {name: asdict(file) for name, file in files.items()},
         "seconds": time.monotonic() - started,
     }
     together(lambda: _finish(partial, folder, told, keep_last, keep_best) if is_rank_0 else None)
     return Saved(folder, time.monotonic() - started, sum(file.bytes for file in files.values()))
+
+
+def tell_reported(checkpoint: Checkpoint, validation_loss: float | None) -> None:
+    """Write into a checkpoint's marker that its step has been reported since, with its validation.
+
+    Raises ``CheckpointError`` for a disk that is full or fails; the marker is then as it was.
+    """
+    marker = checkpoint.folder / MARKER
+    with _disk_faults(marker):
+        told = json.loads(marker.read_text(encoding="utf-8"))
+        write_json(marker, {**told, "validation_loss": validation_loss, "unreported": None})
 
 
 def _make_room(partial: Path, need_bytes: int) -> None:

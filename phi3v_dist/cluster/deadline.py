@@ -14,23 +14,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TypeVar
 
-import torch.distributed as dist
-
+from phi3v_dist.cluster.store import ANSWER_SECONDS, NoAnswerError, connect, within
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.errors import LostRankError
-
-Value = TypeVar("Value")
 
 _BEAT_SECONDS = 0.5
 _SILENT_SECONDS = 3.0  # without a heartbeat, when the time is over
 _GONE_SECONDS = 15.0  # without one, whatever time is left
 _LOOK_SECONDS = 3.0
 _ENDS = "preflight/ends"  # set by the rank that speaks
-_STORE_ANSWERS_SECONDS = 5.0
-_CONNECT = timedelta(seconds=30)
+_CONNECT_SECONDS = 30.0
 _NO_ANSWER = "doesn't answer any more (killed, frozen, or cut off)"
 _MEND = "The same command may work on other nodes; look at this one: dmesg, nvidia-smi, its network."
 
@@ -56,13 +50,10 @@ class Deadline:
         self._until = time.monotonic() + seconds
         self._stopped, self._others_speak = threading.Event(), False
         self._explaining = threading.Event()  # the heart beats on meanwhile, or whoever speaks would call it silent
-        self._beats, self._looks = self._connect(), self._connect()  # a connection serves one thread at a time
+        port = int(os.environ["MASTER_PORT"])  # set by process_group
+        self._beats, self._looks = (connect(who, port, _CONNECT_SECONDS) for _ in range(2))  # one thread at a time each
         for watch in (self._beat, self._watch):
             threading.Thread(target=watch, name="deadline", daemon=True).start()
-
-    def _connect(self) -> dist.TCPStore:
-        port = int(os.environ["MASTER_PORT"])  # set by process_group
-        return dist.TCPStore(self._who.master_addr, port, is_master=False, wait_for_workers=False, timeout=_CONNECT)
 
     def at(self, place: str, patience: float = 1.0) -> None:
         """Say where this rank is; it has ``patience`` times the usual seconds until the next mark."""
@@ -102,11 +93,11 @@ class Deadline:
         looked = 0.0
         while not self._stopped.wait(_BEAT_SECONDS) and not self._explaining.is_set():
             now, marks = time.monotonic(), None
-            with contextlib.suppress(_NoAnswerError):
-                if _within(lambda: self._looks.check([_ENDS])) and not self._explaining.is_set():
+            with contextlib.suppress(NoAnswerError):
+                if within(lambda: self._looks.check([_ENDS])) and not self._explaining.is_set():
                     self._end_behind_another()
                 if looks and now - looked > _LOOK_SECONDS:
-                    looked, marks = now, _within(self._marks)
+                    looked, marks = now, within(self._marks)
             for mark in marks or ():
                 if beats.get(mark.rank) != mark.beat:
                     beats[mark.rank], heard[mark.rank] = mark.beat, now
@@ -128,10 +119,10 @@ class Deadline:
     def _silent(self) -> list[Mark]:
         """Ranks whose heart doesn't beat; where the store can't be reached that of rank 0, which holds it."""
         try:
-            before = _within(self._marks)
+            before = within(self._marks)
             time.sleep(_SILENT_SECONDS)
-            after = _within(self._marks)
-        except _NoAnswerError:
+            after = within(self._marks)
+        except NoAnswerError:
             return [Mark(0, self._who.master_addr, 0, 0, "?")]
         pairs = zip(before, after, strict=True)
         return [new for old, new in pairs if new.beat == old.beat and new.rank != self._who.rank]
@@ -143,7 +134,7 @@ class Deadline:
         guilty = self._silent()
         line = f"{_named(guilty)} {_NO_ANSWER} in '{place}'"
         if not guilty:
-            marks = _within(self._marks)
+            marks = within(self._marks)
             guilty = [mark for mark in marks if mark.number < max(mark.number for mark in marks)]
             line = f"{_named(guilty)} is still in '{guilty[0].place}'" if guilty else f"all are in '{place}'"
         self._say(guilty, f"{line}, the others wait")
@@ -154,15 +145,15 @@ class Deadline:
         try:
             if self._others_speak:
                 self._end_behind_another()
-            first = _within(lambda: self._looks.add(_ENDS, 1)) == 1
-        except _NoAnswerError:
+            first = within(lambda: self._looks.add(_ENDS, 1)) == 1
+        except NoAnswerError:
             first = self._who.rank_of_node == 0
         if not first:
             self._end_behind_another()
 
     def _end_behind_another(self) -> None:
         self._others_speak = True
-        time.sleep(_SILENT_SECONDS + _STORE_ANSWERS_SECONDS)
+        time.sleep(_SILENT_SECONDS + ANSWER_SECONDS)
         _end()
 
     def _say(self, guilty: Sequence[Mark], line: str) -> None:
@@ -173,31 +164,6 @@ class Deadline:
         _end()
 
 
-def meeting_timer(who: ClusterInfo, seconds: float, on_end: Callable[[str], None]) -> threading.Timer:
-    """Start a timer that ends this process when the ranks haven't met by then; cancel it once they have.
-
-    ``on_end`` gets the line that the first rank of each node prints.
-    """
-
-    def end() -> None:
-        if who.rank_of_node == 0:
-            where = f"{who.master_addr}:{who.master_port}"
-            what = f"not all of the {who.num_ranks} ranks came to {where} within {seconds:.0f} s"
-            mend = "A node that doesn't print this line never started; else look at the network interface's settings."
-            line = f"node {who.node_name}: {what}. {mend}"
-            print(f"{LostRankError.label} {line}", file=sys.stderr, flush=True)
-            with contextlib.suppress(Exception):  # this process ends, whatever is broken beside
-                on_end(line)
-        else:
-            time.sleep(_SILENT_SECONDS)  # the launcher ends all when the first ends
-        _end()
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    return timer
-
-
 def _named(marks: Sequence[Mark]) -> str:
     return ", ".join(f"rank {mark.rank} on node {mark.node}" for mark in marks)
 
@@ -205,23 +171,3 @@ def _named(marks: Sequence[Mark]) -> str:
 def _end() -> None:
     sys.stdout.flush()
     os._exit(LostRankError.exit_code)
-
-
-class _NoAnswerError(Exception):
-    """The store didn't answer: its process is frozen, gone or cut off."""
-
-
-def _within(ask: Callable[[], Value]) -> Value:
-    """Call ``ask`` in a thread of its own: a frozen store's caller is not woken by its own time-out."""
-    answers: list[Value] = []
-
-    def call() -> None:
-        with contextlib.suppress(RuntimeError):
-            answers.append(ask())
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(_STORE_ANSWERS_SECONDS)
-    if not answers:
-        raise _NoAnswerError
-    return answers[0]

@@ -23,7 +23,8 @@ from phi3v_dist.errors import HardwareError
 class ClusterInfo:
     """See the module's legend. ``launcher``: "srun", "deepspeed", "torchrun" or "alone".
 
-    ``node_name``: as Slurm knows it, else the host's name. ``attempt``: equal on all ranks of one start, another in the
+    ``node_name``: as Slurm knows it, else the host's name; ``node_names``: of all, in order, where they are known.
+    ``attempt``: equal on all ranks of one start, another in the
     next one of the same Slurm job. ``job_end``: when Slurm's time limit ends the job (Unix seconds), if it is known.
     """
 
@@ -35,6 +36,7 @@ class ClusterInfo:
     master_addr: str
     master_port: int
     node_name: str = field(default="", compare=False)
+    node_names: tuple[str, ...] = field(default=(), compare=False)
     attempt: str = field(default="", compare=False)
     job_end: float | None = field(default=None, compare=False)
 
@@ -92,7 +94,8 @@ def _place(env: Mapping[str, str], start: str) -> dict[str, Any]:
     if "SLURM_JOB_ID" in env:  # the restart count is unset in a job's first run
         start = f"{env['SLURM_JOB_ID']}.{env.get('SLURM_RESTART_COUNT', '0')}"
     job_end = _number(env, "PHI3V_JOB_END", 0)
-    return {"node_name": node_name, "attempt": start, "job_end": float(job_end) or None}
+    names = tuple(env.get("PHI3V_NODES", "").split())
+    return {"node_name": node_name, "node_names": names, "attempt": start, "job_end": float(job_end) or None}
 
 
 def _checked(

@@ -28,7 +28,7 @@ from typing import Any, Literal
 from phi3v_dist.cluster.slurm import Ending
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.console import log
-from phi3v_dist.errors import RunError, StoppedError, UserError
+from phi3v_dist.errors import LostRankError, RunError, StoppedError, UserError
 from phi3v_dist.files import write_json
 
 ATTEMPTS = "attempts.jsonl"
@@ -81,6 +81,13 @@ def blame_node(
     """Write down that a node spoilt an attempt (or that of ``who``). ``certain``: measured, not concluded."""
     attempt = who if isinstance(who, str) else who.attempt
     _try_to_append(run_folder, "blame", attempt, node=node, reason=reason, certain=certain)
+
+
+def tell_lost_nodes(run_folder: str | Path, who: ClusterInfo, nodes: Iterable[str], reason: str) -> None:
+    """Write down that this rank ends for want of others, and the nodes that they are missing from."""
+    tell_verdict(run_folder, who, LostRankError.exit_code, reason)
+    for node in nodes:
+        blame_node(run_folder, who, node, reason)
 
 
 def tell_begin(run_folder: str | Path, attempt: str, nodes: Sequence[str], step: int) -> None:

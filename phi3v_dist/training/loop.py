@@ -12,16 +12,16 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from phi3v_dist.checkpoints.save import save_checkpoint
-from phi3v_dist.cluster.deadline import meeting_timer
-from phi3v_dist.cluster.process_group import process_group
+from phi3v_dist.checkpoints.save import save_checkpoint, tell_reported
+from phi3v_dist.cluster.meeting import Meeting
+from phi3v_dist.cluster.process_group import process_group, together
 from phi3v_dist.cluster.signals import StopSignals
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import LoadedConfig
-from phi3v_dist.errors import LostRankError, StoppedError
+from phi3v_dist.errors import StoppedError
 from phi3v_dist.packing.collate import Batch
 from phi3v_dist.packing.steps import StepPlan
-from phi3v_dist.training.attempts import is_finished, mark_finished, tell_verdict
+from phi3v_dist.training.attempts import is_finished, mark_finished, tell_lost_nodes, tell_verdict
 from phi3v_dist.training.backend import choose_backend
 from phi3v_dist.training.guard import Guard
 from phi3v_dist.training.prepare import Run, prepare, tell
@@ -44,15 +44,14 @@ def train(loaded: LoadedConfig, who: ClusterInfo) -> None:
         tell(who, f"{loaded.config.run_folder} is finished already. {mend}")
         return
     backend = choose_backend(loaded.config, who)
-    tell_lost = partial(tell_verdict, loaded.config.run_folder, who, LostRankError.exit_code)
-    timer = meeting_timer(who, START_MINUTES * 60, tell_lost)
+    meeting = Meeting(who, START_MINUTES * 60, partial(tell_lost_nodes, loaded.config.run_folder, who))
     with (
         StopSignals(partial(_end_at_once, loaded.config.run_folder, who)) as signals,
         ExitStack() as last,  # closed behind the group's last barrier, where a rank may freeze too
         process_group(who, backend.process_group, timeout_minutes(loaded.config)),
         ExitStack() as ends,
     ):
-        timer.cancel()
+        meeting.over()
         watchdog = last.enter_context(watched(loaded.config, who))
         run = prepare(loaded, backend, who, signals, watchdog, ends)
         _take_steps(run)
@@ -76,6 +75,8 @@ def _end_at_once(run_folder: str, who: ClusterInfo, signal_name: str) -> None:
 def _take_steps(run: Run) -> None:
     """Take every step that is left; stop before when all ranks agree to, with the last finished step saved."""
     config, total = run.config, run.materials.total_steps
+    if not _catch_up(run):
+        return
     ended, waited = time.monotonic(), run.loader.wait_seconds
     saving: dict[str, float] = {}
     for plan, batches in run.loader.steps(run.step, total):
@@ -89,12 +90,9 @@ def _take_steps(run: Run) -> None:
         now, wait = time.monotonic(), run.loader.wait_seconds
         run.guard.check(run.step, sums, plan.epoch)
         metrics = _metrics(plan, sums, rate, now - ended, wait - waited, run.guard) | saving
-        if _due(run.step, config.evaluation.every_steps, total):
-            run.watchdog.at("validating", step=run.step, patience=PATIENCE)
-            metrics |= run.validation.run(run.engine, run.step, run.tracker)
-        run.validation_loss = metrics.get("validation_loss")
-        run.tracker.log_step(run.step, metrics)
-        run.stop.learn(step_seconds=time.monotonic() - ended)
+        run.stop.learn(step_seconds=now - ended)
+        if not _validate_and_report(run, metrics):
+            break
         # A checkpoint is never ahead of the metrics on disk, so what it took is told with the next step's.
         saving = _save(run) if _due(run.step, config.checkpoints.every_steps, total) else {}
         ended, waited = time.monotonic(), run.loader.wait_seconds
@@ -102,10 +100,40 @@ def _take_steps(run: Run) -> None:
         _save(run)
 
 
+def _catch_up(run: Run) -> bool:
+    """Report the step that the start before was asked to stop in the validation of. False: asked to stop again."""
+    checkpoint = run.checkpoint
+    if checkpoint is None or checkpoint.unreported is None:
+        return True
+    if not _validate_and_report(run, checkpoint.unreported):
+        return False
+    run.tracker.make_durable()
+    together(lambda: tell_reported(checkpoint, run.validation_loss) if run.who.is_rank_0 else None)
+    return True
+
+
+def _validate_and_report(run: Run, metrics: dict[str, float]) -> bool:
+    """Report the step that is done, with its validation when due. False: asked to stop meanwhile.
+
+    The step is then reported, and validated, by the next start: its metrics wait in its checkpoint.
+    """
+    run.unreported, run.validation_loss = metrics, None
+    if _due(run.step, run.config.evaluation.every_steps, run.materials.total_steps):
+        run.watchdog.at("validating", step=run.step, patience=PATIENCE)
+        validated = run.validation.run(run.engine, run.step, run.tracker, lambda: not run.stop.agreed())
+        if validated is None:
+            return False
+        metrics = metrics | validated
+    run.validation_loss = metrics.get("validation_loss")
+    run.tracker.log_step(run.step, metrics)
+    run.unreported = None
+    return True
+
+
 def _goes_on(run: Run, micro_step: int, batch: Batch) -> bool:
     keys = [run.materials.index.key(number) for number in batch.samples.tolist() if number >= 0]
     # In the first step after a start kernels are compiled and the loader's processes begin.
-    patience = PATIENCE if run.step == run.first_step else 1
+    patience = PATIENCE if run.just_started else 1
     run.watchdog.at("training", step=run.step + 1, micro_step=micro_step, samples=keys, patience=patience)
     return not run.stop.agreed()
 
@@ -146,6 +174,7 @@ def _save(run: Run) -> dict[str, float]:
         keep_last=run.config.checkpoints.keep_last,
         keep_best=run.config.checkpoints.keep_best,
         validation_loss=run.validation_loss,
+        unreported=run.unreported,
     )
     if run.who.is_rank_0:
         remember_windows(run.materials.plan, run.config, run.materials.trained_on)

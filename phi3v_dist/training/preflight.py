@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from phi3v_dist.cluster.deadline import Deadline, meeting_timer
+from phi3v_dist.cluster.deadline import Deadline
 from phi3v_dist.cluster.hardware_gpu import GpuState, read_gpu
+from phi3v_dist.cluster.meeting import Meeting
 from phi3v_dist.cluster.process_group import from_all_ranks, process_group
 from phi3v_dist.cluster.who import ClusterInfo
 from phi3v_dist.config.loading import LoadedConfig
 from phi3v_dist.console import say
 from phi3v_dist.errors import LostRankError, UserError
-from phi3v_dist.training.attempts import blame_node, tell_verdict
+from phi3v_dist.training.attempts import blame_node, tell_lost_nodes, tell_verdict
 from phi3v_dist.training.backend import checking_group, takes_gpu
 from phi3v_dist.training.preflight_files import data_and_model, free_disk, reading, run_folder
 from phi3v_dist.training.preflight_nodes import (
@@ -59,17 +60,11 @@ def preflight(loaded: LoadedConfig, who: ClusterInfo, floors: Floors) -> int:
     """Run all checks on all ranks; return 0, or 2 where something is wrong."""
     started = time.monotonic()
     gpu = _own_gpu(who) if takes_gpu(loaded.config) else None  # before this process is seen on it
-    tell_lost = partial(tell_verdict, loaded.config.run_folder, who, LostRankError.exit_code)
-    timer = meeting_timer(who, _MEETING_SECONDS + _MEETING_SECONDS_PER_RANK * who.num_ranks, tell_lost)
+    tell_lost = partial(tell_lost_nodes, loaded.config.run_folder, who)
+    meeting = Meeting(who, _MEETING_SECONDS + _MEETING_SECONDS_PER_RANK * who.num_ranks, tell_lost)
     with process_group(who, checking_group(loaded.config), _GROUP_TIMEOUT_MINUTES):
-        timer.cancel()
-
-        def blame(nodes: set[str], reason: str) -> None:
-            tell_lost(reason)
-            for node in nodes:
-                blame_node(loaded.config.run_folder, who, node, reason)
-
-        deadline = Deadline(who, _CHECK_SECONDS, blame)
+        meeting.over()
+        deadline = Deadline(who, _CHECK_SECONDS, tell_lost)
         scene = Scene(loaded, who, Panel(who, deadline), floors, gpu)
         try:
             rows = _run_all(scene)

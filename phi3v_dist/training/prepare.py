@@ -39,7 +39,8 @@ _SAVE_BYTES_PER_SECOND = 5e8  # of the whole job, until the first save has told 
 class Run:
     """All parts of a run on this rank, ready for its next step.
 
-    ``step``: the last finished one; ``first_step``: what it was at the start.
+    ``checkpoint``: what this start goes on from. ``step``: the last finished one, with its metrics while they are
+    ``unreported``.
     """
 
     config: RunConfig
@@ -52,10 +53,16 @@ class Run:
     guard: Guard
     stop: Stop
     watchdog: Watchdog
-    first_step: int
+    checkpoint: Checkpoint | None
     step: int
     saved_step: int
+    unreported: dict[str, float] | None = None
     validation_loss: float | None = None  # after ``step``, None where none was measured
+
+    @property
+    def just_started(self) -> bool:
+        """Whether this start has taken no step yet."""
+        return self.step == (self.checkpoint.step if self.checkpoint else 0)
 
 
 def prepare(
@@ -82,8 +89,8 @@ def prepare(
         watchdog.at("loading the checkpoint", patience=PATIENCE)
         load_checkpoint(engine, checkpoint, who)
     watchdog.watch_modules(engine.module)
-    first_step = checkpoint.step if checkpoint else 0
-    tracker = together(lambda: _start_tracking(config, materials, first_step, who))
+    step = checkpoint.step if checkpoint else 0
+    tracker = together(lambda: _start_tracking(config, materials, checkpoint, who))
     ends.callback(tracker.close)
     loader = _make_loader(config, materials, backend, who)
     ends.callback(loader.close)
@@ -98,9 +105,9 @@ def prepare(
         guard=Guard(config.packing.max_damaged_share),
         stop=_prepare_to_stop(config, engine, checkpoint, who, signals),
         watchdog=watchdog,
-        first_step=first_step,
-        step=first_step,
-        saved_step=first_step,
+        checkpoint=checkpoint,
+        step=step,
+        saved_step=step,
     )
 
 
@@ -135,14 +142,17 @@ def _prepare_to_stop(
     )
 
 
-def _start_tracking(config: RunConfig, materials: Materials, first_step: int, who: ClusterInfo) -> Tracker:
+def _start_tracking(
+    config: RunConfig, materials: Materials, checkpoint: Checkpoint | None, who: ClusterInfo
+) -> Tracker:
+    reported = 0 if checkpoint is None else checkpoint.step - (checkpoint.unreported is not None)
     with held_back():  # W&B's own process must outlive a request to stop, for the last metrics
         return start_tracking(
             config.tracking,
             Path(config.run_folder),
             config.model_dump(),
             total_steps=materials.total_steps,
-            first_step=first_step + 1,
+            first_step=reported + 1,
             is_rank_0=who.is_rank_0,
         )
 

@@ -52,7 +52,7 @@ class Stop:
         return bool(self.reason)
 
     def learn(self, *, step_seconds: float = 0.0, save_seconds: float = 0.0) -> None:
-        """Take in how long a step with its validation, or a save, took; the longest of each counts."""
+        """Take in how long a step or a save took; the longest of each counts."""
         self._step_seconds = max(self._step_seconds, step_seconds)
         self._save_seconds = max(self._save_seconds, save_seconds)
 

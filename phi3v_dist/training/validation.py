@@ -2,11 +2,12 @@
 
 Enters: the engine between two steps. Leaves: metrics, and predictions for the tracker. Every rank takes an equal
 number of packs and products (blank ones where they run out), since under ZeRO-3 all must run the same modules equally
-often.
+often. Between packs and between the tokens of answers it asks whether the run goes on: nobody knows how long a first
+validation takes, and Slurm waits for none.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,36 +52,49 @@ class Validation:
             )
 
     @torch.no_grad()
-    def run(self, engine: Any, step: int, tracker: Tracker) -> dict[str, float]:
-        """Return the metrics of this validation; its predictions go to the tracker."""
+    def run(self, engine: Any, step: int, tracker: Tracker, goes_on: Callable[[], bool]) -> dict[str, float] | None:
+        """Return the metrics of this validation; its predictions go to the tracker.
+
+        Where ``goes_on`` says no, on every rank alike, it is broken off and forgotten: the result is None.
+        """
         started = time.monotonic()
         engine.eval()
-        metrics = self._loss(engine) | self._answers(engine, step, tracker)
-        engine.train()
+        try:
+            metrics = self._loss(engine, goes_on) | self._answers(engine, step, tracker, goes_on)
+        except _BrokenOffError:
+            return None
+        finally:
+            engine.train()
         return metrics | {"validation_seconds": time.monotonic() - started}
 
-    def _loss(self, engine: Any) -> dict[str, float]:
+    def _loss(self, engine: Any, goes_on: Callable[[], bool]) -> dict[str, float]:
         if self.loader is None:
             return {}
         sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
         for _, batches in self.loader.steps(0, 1):
             for batch in batches:
+                _break_off_unless(goes_on())
                 loss = forward(engine, batch.to(engine.device), engine.module.lm_head.weight.dtype)
                 sums[0] += loss.double()
                 sums[1] += len(batch.targets)
         loss, supervised = sum_over_ranks(sums).tolist()
         return {"validation_loss": loss / max(supervised, 1)}
 
-    def _answers(self, engine: Any, step: int, tracker: Tracker) -> dict[str, float]:
+    def _answers(self, engine: Any, step: int, tracker: Tracker, goes_on: Callable[[], bool]) -> dict[str, float]:
         if not self.products:
             return {}
+
+        def everyone_done(done: bool) -> bool:
+            _break_off_unless(goes_on())
+            return everyone(done, engine.device)
+
         mine = answer_samples(
             engine.module,
             self.materials.processor,
             self.reader,
             _share_of(self.products, self.who),
             max_new_tokens=self.options.max_new_tokens,
-            everyone_done=lambda done: everyone(done, engine.device),
+            everyone_done=everyone_done,
         )
         parts = gather_on_rank_0(mine, self.who)
         if parts is None:
@@ -89,6 +103,15 @@ class Validation:
         tracker.log_predictions(step, show_predictions(predictions, self.reader))
         scores = score([p.truth for p in predictions], [p.parsed for p in predictions])
         return {metric: float(scores[name]) for name, metric in _NAMES.items()}
+
+
+class _BrokenOffError(Exception):
+    """The run was asked to stop in the middle of a validation."""
+
+
+def _break_off_unless(goes_on: bool) -> None:
+    if not goes_on:
+        raise _BrokenOffError
 
 
 def _spread(numbers: list[int], count: int) -> list[int]:

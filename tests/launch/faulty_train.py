@@ -1,7 +1,9 @@
 """launch/train.py with a fault on one rank, for tests of how a run ends.
 
 ``FAULT``: what:rank:step, as in ``raise:1:3``. The fault strikes in the step's first micro-step; ``freeze`` with step
-``first`` before the first check, with ``last`` behind the last step. All else is the command as it is.
+``first`` before the first check, with ``last`` behind the last step. ``warn`` strikes in the validation after the step:
+the rank gets SIGUSR1 there, before held-out packs (``warn``) or before answers (``warn-late``). All else is the command
+as it is.
 """
 
 import os
@@ -10,7 +12,7 @@ import signal
 import sys
 import time
 
-from phi3v_dist.training import loop, prepare, watch
+from phi3v_dist.training import loop, prepare, validation, watch
 
 WHAT, RANK, STEP = os.environ["FAULT"].split(":")
 real_take_step = loop.take_step
@@ -53,7 +55,22 @@ def frozen_before(function):
     return freezes
 
 
-if STEP == "first":
+def warned_in(method):
+    """``method`` of a validation, with the warning before the job's end as it begins."""
+
+    def warns(self, engine, *arguments):
+        if engine.global_steps == int(STEP) and os.environ["RANK"] == RANK:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return method(self, engine, *arguments)
+
+    return warns
+
+
+if WHAT == "warn":
+    validation.Validation._loss = warned_in(validation.Validation._loss)
+elif WHAT == "warn-late":
+    validation.Validation._answers = warned_in(validation.Validation._answers)
+elif STEP == "first":
     watch.START_MINUTES = 0.3  # of patience
     prepare.gather_materials = frozen_before(prepare.gather_materials)
 elif STEP == "last":

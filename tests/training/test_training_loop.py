@@ -7,15 +7,16 @@ are the users' own, those of srun are forks with its environment (warm_starter.p
 import json
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 import yaml
 from gradients_worker import nothing_persists
-from launching import run, run_tool, with_deepspeed, with_torchrun
+from launching import ranks_of_srun, run, run_tool, with_deepspeed, with_torchrun
 from safetensors.torch import load_file
 from wandb_file import history, read_records
 
-from phi3v_dist.checkpoints.choose import newest_checkpoint
+from phi3v_dist.checkpoints.choose import complete_checkpoints, newest_checkpoint
 from phi3v_dist.model import Phi3VForCausalLM
 from phi3v_dist.model.folder import iterate_weights
 from phi3v_dist.model.never_trained import EMBEDDING, frozen_names
@@ -32,6 +33,12 @@ def lines_of(run_folder, name="metrics.jsonl"):
 
 def losses(run_folder):
     return [(line["step"], line["loss"], line["gradient_norm"]) for line in lines_of(run_folder)]
+
+
+def told_by(run_folder):
+    """All that is told of each step but times."""
+    times = {"time", "data_wait_share"}
+    return [{k: v for k, v in line.items() if k not in times and "second" not in k} for line in lines_of(run_folder)]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +104,25 @@ def test_wandb_run_file_holds_every_metric_and_the_table_of_pictures(undisturbed
     told = json.loads(tables[0].read_text())
     assert len(told["data"]) == 4
     assert any("image" in name.lower() or "picture" in name.lower() for name in told["columns"])
+
+
+def test_a_warning_breaks_a_validation_off_and_the_next_start_makes_up_for_it(warm, small_demo, undisturbed, tmp_path):
+    words = small_demo.recipe(tmp_path / "train", *OPTIONS, "tracking.wandb=disabled", "checkpoints.keep_last=9")
+    for fault, steps in (("warn:1:6", 6), ("warn-late:1:12", 12)):
+        with warm.started("tests/launch/faulty_train.py", ranks_of_srun([words] * 2, FAULT=fault)) as started:
+            psutil.Process(started.pids[0]).wait(200)  # srun then ends the other
+        ended = started.wait(1)[0]
+        assert ended.returncode == 75, ended.output
+        assert f"step {steps} of {STEPS}: stopped for SIGUSR1, this step is saved" in ended.output
+        assert losses(tmp_path / "train") == losses(undisturbed.folder)[: steps - 1]
+    assert newest_checkpoint(tmp_path / "train").validation_loss is None
+    assert [rank.returncode for rank in warm.run("launch/train.py", *words)] == [0, 0]
+    told = [told_by(folder) for folder in (tmp_path / "train", undisturbed.folder)]
+    assert told[0] == told[1]
+    best = [line["validation_loss"] for line in lines_of(tmp_path / "train") if "validation_loss" in line]
+    checkpoints = complete_checkpoints(tmp_path / "train")
+    assert [c.validation_loss for c in checkpoints if c.step in (6, 12)] == best
+    assert [c.unreported for c in checkpoints] == [None] * len(checkpoints)
 
 
 def test_one_process_sees_the_same_steps(warm, small_demo, undisturbed, tmp_path):

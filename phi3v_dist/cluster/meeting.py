@@ -1,0 +1,105 @@
+"""Ends a rank whose peers don't come, and says who is missing.
+
+Enters: who this rank is, and how long the others have. Leaves: nothing once all have met, or one line about the ranks
+that didn't come and the exit code of a failed machine. Ranks that have come leave a mark in the store, which is there
+as soon as rank 0 is; the process group itself tells nobody's name, and waits for half an hour.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import torch.distributed as dist
+
+from phi3v_dist.cluster.store import NoAnswerError, connect, within
+from phi3v_dist.cluster.who import ClusterInfo
+from phi3v_dist.errors import LostRankError
+
+_SPEAKS = "meeting/speaks"  # set by the rank that does
+_LAST_MOMENT_SECONDS = 3.0  # for the line of the rank that speaks: the launcher ends all when the first ends
+_MEND = "Look at that node, and at NETWORK_INTERFACE in slurm/site.env; the same command may work on other nodes."
+
+
+class Meeting:
+    """Watches from now on. ``on_end``: called on the rank that speaks, with the guilty nodes and the line."""
+
+    def __init__(self, who: ClusterInfo, seconds: float, on_end: Callable[[set[str], str], None]) -> None:
+        """``seconds``: until this process ends, unless ``over`` is called before."""
+        self._who, self._seconds, self._on_end = who, seconds, on_end
+        self._store: dist.TCPStore | None = None
+        self._over = threading.Event()
+        if who.num_ranks > 1:
+            for task in (self._arrive, self._wait):
+                threading.Thread(target=task, name="meeting", daemon=True).start()
+
+    def over(self) -> None:
+        """All have come."""
+        self._over.set()
+
+    def _arrive(self) -> None:
+        with contextlib.suppress(RuntimeError):  # no rank 0 within the time: _wait tells
+            store = connect(self._who, self._who.master_port, self._seconds)
+            store.set(_mark(self._who.rank), "")
+            self._store = store
+
+    def _wait(self) -> None:
+        if self._over.wait(self._seconds):
+            return
+        speaks, guilty, line = self._explain()
+        if not self._over.is_set():  # it may have come to pass meanwhile
+            if speaks:
+                print(f"{LostRankError.label} {line}", file=sys.stderr, flush=True)
+                with contextlib.suppress(Exception):  # this process ends, whatever is broken beside
+                    self._on_end(guilty, line)
+            time.sleep(_LAST_MOMENT_SECONDS)
+            sys.stdout.flush()
+            os._exit(LostRankError.exit_code)
+
+    def _explain(self) -> tuple[bool, set[str], str]:
+        """Whether this rank speaks, the nodes to blame, and the line."""
+        who, store = self._who, self._store
+        first_of_node = who.rank_of_node == 0
+        if store is None:
+            what = f"nobody listens at {who.master_addr}:{who.master_port}, where rank 0 on {_these(who, [0])} should"
+            line = f"node {who.node_name}: {what}, for {self._seconds:.0f} s. {_MEND}"
+            return first_of_node, _known(who, [0] if who.node else []), line
+        try:
+            speaks = within(lambda: store.add(_SPEAKS, 1)) == 1
+            missing = within(lambda: [rank for rank in range(who.num_ranks) if not store.check([_mark(rank)])])
+        except NoAnswerError:
+            return first_of_node, set(), f"node {who.node_name}: rank 0 is gone before all ranks came. {_MEND}"
+        nodes = sorted({rank // who.ranks_per_node for rank in missing})
+        what = f"{_ranks(missing)} on {_these(who, nodes)} didn't come to {who.master_addr}:{who.master_port}"
+        # Where most are missing the fault lies with no single node: a wrong network, say, or a file system.
+        guilty = nodes if 2 * len(nodes) <= who.num_nodes else []
+        return speaks, _known(who, guilty), f"{what} within {self._seconds:.0f} s. {_MEND}"
+
+
+def _mark(rank: int) -> str:
+    return f"meeting/{rank}"
+
+
+def _known(who: ClusterInfo, nodes: Sequence[int]) -> set[str]:
+    """The names of nodes; none where the launcher didn't tell them, or deals ranks out in another order."""
+    names = who.node_names
+    told = len(names) == who.num_nodes and names[who.node] == who.node_name
+    return {names[node] for node in nodes} if told else set()
+
+
+def _these(who: ClusterInfo, nodes: Sequence[int]) -> str:
+    names = sorted(_known(who, nodes)) or [f"number {node}" for node in nodes]
+    return f"node{'s' * (len(names) != 1)} {', '.join(names)}"
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    """As in "ranks 0, 8-15"."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1][1:] = [rank]
+        else:
+            runs.append([rank])
+    return f"rank{'s' * (len(ranks) != 1)} {', '.join('-'.join(map(str, run)) for run in runs)}"

@@ -1,0 +1,108 @@
+"""Real ranks of which some never come: one line names them, and the others end in time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from phi3v_dist.cluster.process_group import free_port
+
+SECONDS = 12.0
+LONG_SECONDS = 100.0
+# One process imports torch; the ranks are its forks, two on each of three nodes.
+RANKS = f"""
+import json, os, sys
+from phi3v_dist.cluster.meeting import Meeting
+from phi3v_dist.cluster.process_group import process_group
+from phi3v_dist.cluster.who import ClusterInfo
+
+def run(rank, port, names, seconds):
+    who = ClusterInfo(rank, 6, rank % 2, 2, "srun", "127.0.0.1", port, node_name="abc"[rank // 2], node_names=names)
+    meeting = Meeting(who, seconds, lambda nodes, line: print("blamed", *sorted(nodes), flush=True))
+    with process_group(who, "gloo", 1.0):
+        meeting.over()
+
+started = {{}}
+for case, (missing, port, names) in json.loads(sys.argv[2]).items():
+    for rank in set(range(6)) - set(missing):
+        name = f"{{case}} {{rank}}"
+        if (child := os.fork()) == 0:
+            for number in (1, 2):
+                os.dup2(os.open(f"{{sys.argv[1]}}/{{name}} {{number}}", os.O_WRONLY | os.O_CREAT), number)
+            run(rank, port, names, {SECONDS} if missing else {LONG_SECONDS})
+            sys.stdout.flush()
+            os._exit(0)
+        started[child] = name
+codes = {{}}
+while len(codes) < len(started):
+    child, status = os.wait()
+    codes[started[child]] = os.waitstatus_to_exitcode(status)
+print(json.dumps(codes))
+"""
+CASES = {  # ranks that never come, names of nodes
+    "a node": ([2, 3], "abc"),
+    "a rank": ([5], "abc"),
+    "rank 0": ([0, 1], "abc"),
+    "most": ([2, 3, 4, 5], "abc"),
+    "unnamed": ([3], ""),
+    "dealt otherwise": ([3], "bca"),
+    "nobody": ([], "abc"),
+}
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SimpleNamespace]:
+    """How the ranks of each case ended; all at a time, since all they do is wait."""
+    folder = tmp_path_factory.mktemp("ends")
+    told = {case: [missing, free_port(), list(names)] for case, (missing, names) in CASES.items()}
+    command = [sys.executable, "-c", RANKS, str(folder), json.dumps(told)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=True)
+    codes = json.loads(done.stdout)
+
+    def lines(case: str, number: int, start: str) -> list[str]:
+        texts = [path.read_text() for path in sorted(Path(folder).glob(f"{case} * {number}"))]
+        return [line for text in texts for line in text.splitlines() if line.startswith(start)]
+
+    return {
+        case: SimpleNamespace(
+            codes={code for name, code in codes.items() if name.rpartition(" ")[0] == case},
+            blamed=lines(case, 1, "blamed"),
+            errors=lines(case, 2, "ERROR"),
+        )
+        for case in CASES
+    }
+
+
+@pytest.mark.parametrize(
+    ("case", "told", "blamed"),
+    [
+        ("a node", "ranks 2-3 on node b", "blamed b"),
+        ("a rank", "rank 5 on node c", "blamed c"),
+        ("most", "ranks 2-5 on nodes b, c", "blamed"),
+        ("unnamed", "rank 3 on node number 1", "blamed"),
+        ("dealt otherwise", "rank 3 on node number 1", "blamed"),
+    ],
+)
+def test_who_did_not_come_is_named_in_one_line_and_blamed_unless_most_are_missing(ends, case, told, blamed):
+    assert ends[case].codes == {70}
+    (line,) = ends[case].errors
+    assert line.startswith(f"ERROR {told} didn't come to 127.0.0.1:")
+    assert ends[case].blamed == [blamed]
+
+
+def test_without_rank_0_each_node_says_so_and_blames_its_node(ends):
+    end = ends["rank 0"]
+    assert end.codes == {70}
+    assert [line.partition(",")[0].rpartition(":")[0] for line in end.errors] == [
+        f"ERROR node {node}: nobody listens at 127.0.0.1" for node in "bc"
+    ]
+    assert all("rank 0 on node a" in line for line in end.errors)
+    assert end.blamed == ["blamed a"] * 2
+
+
+def test_ranks_that_come_in_time_are_left_alone(ends):
+    assert ends["nobody"].codes == {0}
+    assert ends["nobody"].errors == ends["nobody"].blamed == []
