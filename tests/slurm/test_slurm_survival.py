@@ -267,8 +267,24 @@ def test_preflight_looks_first_and_training_follows(new_case, undisturbed) -> No
     assert case.end().state == "COMPLETED"
     case.assert_trained(undisturbed.losses())
     text = case.log.read_text()
-    looked, began = text.index("preflight of 2 ranks on 2 nodes: nothing is wrong"), text.index("started by srun")
-    assert looked < began
+    looked = re.search(r"preflight of 2 ranks on 2 nodes: nothing is wrong, (\d+) s", text)
+    assert looked and looked.start() < text.index("started by srun")
+    assert int(looked[1]) < 60, "seconds; the longest that a preflight may take"
+
+
+def test_a_node_that_never_comes_is_named_blamed_and_left_out_after_two_attempts(new_case, survival) -> None:
+    # n2's rank never gets as far as the meeting: of three nodes, the other two wait for it
+    container = (
+        "CONTAINER=(bash -c '[ $SLURMD_NODENAME != n2 ] || sleep 600; exec \"$@\"' -)\nPYTHON_IN_CONTAINER=$PYTHON"
+    )
+    case = new_case("absent").submit("train_2node", slurm=("--nodes=3",), preflight="yes", attempts=5, extra=container)
+    case.hit()
+    assert case.end().state == "COMPLETED"
+    case.assert_trained()
+    assert "on node n2 didn't come to n1:" in case.log.read_text()
+    assert [event["node"] for event in case.events("blame")] == ["n2", "n2"]
+    assert case.cluster.job(case.job).fields["ExcNodeList"] == "n2"
+    survival.add("a node whose rank never comes", "left out after two attempts, trained", case.seconds_lost(), 0)
 
 
 def test_a_preflight_that_can_blame_no_single_node_stops_the_job(new_case, survival) -> None:
