@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SLURM := slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge iproute2 shellcheck
 PEERS := mosaicml-streaming==0.13.0 litdata==0.2.76 lightning-utilities==0.15.3 boto3==1.44.8 botocore==1.44.8 \
 	s3transfer==0.19.3 jmespath==1.1.0 tifffile==2026.3.3 obstore==0.12.1 Brotli==1.2.1 zstd==1.5.7.2 \
-	python-snappy==0.7.3 cramjam==2.14.0 catalogue==2.0.10
+	python-snappy==0.7.3 cramjam==2.14.0 catalogue==2.0.10 binpacking==2.0.1
 CPU := DS_ACCELERATOR=cpu HF_HUB_OFFLINE=1
 
 .PHONY: help install demo demo-smoke test slurm-install slurm-test slurm-smoke bench-peers lint clean
@@ -58,7 +58,7 @@ slurm-smoke: $(INSTALLED) slurm-install ## one case of it: warned, saved, requeu
 	$(CPU) $(BIN)/python -m pytest -m slurm_smoke tests/slurm
 
 # pip refuses them beside our pins (streaming: numpy < 2.2, transformers < 5), so they lie outside and without theirs.
-bench-peers: $(INSTALLED) ## peers that tools/bench/shards.py reads beside ours: MosaicML streaming and litdata
+bench-peers: $(INSTALLED) ## what benches hold ours against: MosaicML streaming, litdata, binpacking
 	$(PIP) -q --no-deps --target runs/peers $(PEERS)
 
 lint: $(INSTALLED) ## ruff and mypy

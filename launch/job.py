@@ -5,8 +5,7 @@ from pathlib import Path
 
 from phi3v_dist.cluster.slurm import this_job
 from phi3v_dist.config.loading import load_config
-from phi3v_dist.console import CommandParser, run_command
-from phi3v_dist.errors import ConfigError
+from phi3v_dist.console import CommandParser, count, run_command
 from phi3v_dist.training.requeue import begin_job, end_job
 
 FINISHED_ALREADY = 3
@@ -21,15 +20,15 @@ def main() -> int:
     parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("when", choices=["begin", "end"], help="before or after training")
     parser.add_argument("--config", type=Path, required=True, metavar="RECIPE", help="recipe of the run")
-    parser.add_argument("--most-attempts", type=int, default=3, help="begin: attempts without a new step (default: 3)")
+    parser.add_argument(
+        "--most-attempts", type=count, default=3, help="begin: attempts without a new step (default: 3)"
+    )
     parser.add_argument("--tell-run-folder", type=Path, metavar="FILE", help="begin: where to write the run folder")
     parser.add_argument("--srun-code", type=int, default=0, help="end: exit code of srun")
     parser.add_argument("--srun-errors", type=Path, metavar="FILE", help="end: what srun said on standard error")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="options laid over the recipe's")
     args = parser.parse_intermixed_args()
     run_folder = Path(load_config(args.config, args.overrides).config.run_folder)
-    if args.most_attempts < 1:
-        raise ConfigError("must be 1 or more", where="--most-attempts", value=args.most_attempts, mend="Give 3.")
     job = this_job()
     if args.when == "begin":
         if args.tell_run_folder:

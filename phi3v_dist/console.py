@@ -37,6 +37,13 @@ class CommandParser(argparse.ArgumentParser):
         raise ConfigError(message, where="command line", mend=f"See {self.prog} --help.")
 
 
+def count(text: str) -> int:
+    """The type of a command's number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number above 0 is needed (found {text!r})")
+    return int(text)
+
+
 def _always(_: UserError) -> bool:
     return True
 

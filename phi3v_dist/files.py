@@ -37,6 +37,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         fsync_file(temporary)
         os.replace(temporary, final)
         fsync_folder(final.parent)
+    except OSError as error:
+        if error.filename == str(temporary) or error.filename == temporary:
+            error.filename, error.filename2 = str(final), None  # the name that the user knows
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

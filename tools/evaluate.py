@@ -4,15 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from phi3v_dist.console import CommandParser, run_command
+from phi3v_dist.console import CommandParser, count, run_command
 
 EXAMPLE = "example:\n  python tools/evaluate.py runs/demo/export runs/demo/shards --split heldout"
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number above 0 is needed, not {text!r}")
-    return int(text)
 
 
 def _parse() -> argparse.Namespace:
@@ -21,8 +15,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("shards_folder", type=Path, help="index.parquet, manifest.json, {train,heldout}/*.tar")
     parser.add_argument("--split", choices=["heldout", "train"], default="heldout", help="default: heldout")
     parser.add_argument("--output", type=Path, help="folder to write to (default: the one that holds model_folder)")
-    parser.add_argument("--max-new-tokens", type=_count, default=96, help="longest answer (tokens, default: 96)")
-    parser.add_argument("--batch-products", type=_count, default=64, help="products answered at once (default: 64)")
+    parser.add_argument("--max-new-tokens", type=count, default=96, help="longest answer (tokens, default: 96)")
+    parser.add_argument("--batch-products", type=count, default=64, help="products answered at once (default: 64)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     return parser.parse_args()
 

@@ -7,13 +7,14 @@ step would hang, overflow or teach nothing; each is named.
 import argparse
 import json
 import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi3v_dist.config.loading import load_config
-from phi3v_dist.console import CommandParser, run_command, say, table
+from phi3v_dist.console import CommandParser, count, run_command, say, table
 
 if TYPE_CHECKING:
     from phi3v_dist.packing.forecast import Forecast
@@ -33,10 +34,11 @@ def main() -> int:
     config = load_config(arguments.recipe, arguments.overrides).config
     processor = DocumentProcessor.from_folder(config.model.folder, config.documents)
     index = open_sources(config.shards)
-    lengths = lengths_of(index, processor, config.shards.cache_folder)
-    plan = train_plan(config, index, lengths)
-    heldout_plan(config, index, lengths)  # training makes it too, and would stop where it can't
-    told = forecast(plan, arguments.ranks, quiet=arguments.json)
+    with redirect_stdout(sys.stderr) if arguments.json else nullcontext():  # progress must not stand in the JSON
+        lengths = lengths_of(index, processor, config.shards.cache_folder)
+        plan = train_plan(config, index, lengths)
+        heldout_plan(config, index, lengths)  # training makes it too, and would stop where it can't
+        told = forecast(plan, arguments.ranks)
     long = [index.key(number) for number in islice(plan.lengths.too_long(), arguments.name_long)]
     if arguments.json:
         print(json.dumps({**asdict(told), "advice": told.advice, "long_keys": long}))
@@ -65,10 +67,10 @@ def _show(told: "Forecast", long: list[str]) -> None:
 def _parse() -> argparse.Namespace:
     parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--config", dest="recipe", required=True, help="recipe of the run")
-    parser.add_argument("--ranks", type=int, default=8, help="number of GPUs (default: %(default)s)")
+    parser.add_argument("--ranks", type=count, default=8, help="number of GPUs (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw the fill by pack length")
-    parser.add_argument("--name-long", type=int, default=10, metavar="N", help="keys of N documents longer than a pack")
+    parser.add_argument("--name-long", type=count, default=10, metavar="N", help="keys of N that are too long")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="options laid over the recipe")
     return parser.parse_intermixed_args()
 

@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,27 +46,55 @@ def cached_lengths(
     """
     if len(index) < _SMALL_SAMPLES:
         return document_lengths(index.table, processor)
-    path = lengths_file(index, processor, cache_folder)
-    found = _map(path, len(index))
-    if found is not None:
-        return found
+
+    def counted() -> Iterable[Counts]:
+        total = -(-len(index) // BLOCK_SAMPLES)
+        return progress(length_blocks(index.table, processor), f"lengths, {BLOCK_SAMPLES:,} documents at a time", total)
+
     try:
-        return _make(path, index, processor)
+        return _kept(lengths_file(index, processor, cache_folder), len(index), counted)
     except OSError as error:
         log.warning(
             "%s: lengths of documents can't be kept there (%s), each process counts them anew. Set "
             "shards.cache_folder to a folder that can be written",
-            path.parent,
+            cache_root(cache_folder) / "lengths",
             error.strerror or error,
         )
         return document_lengths(index.table, processor)
 
 
+def joined_lengths(
+    indexes: Sequence[ShardIndex], processor: DocumentProcessor, cache_folder: str | Path | None = None
+) -> DocumentLengths:
+    """Return the counts of several indexes, one behind the other, as ``cached_lengths`` does of one."""
+    if len(indexes) == 1:
+        return cached_lengths(indexes[0], processor, cache_folder)
+    samples = sum(map(len, indexes))
+    path = _file_of([lengths_file(index, processor, cache_folder).name for index in indexes], cache_folder)
+    found = _map(path, samples)
+    if found is not None:
+        return found
+    parts = [cached_lengths(index, processor, cache_folder) for index in indexes]
+    if samples >= _SMALL_SAMPLES:
+        with contextlib.suppress(OSError):  # counting has told where nothing can be written
+            return _kept(path, samples, lambda: (block for part in parts for block in _blocks_of(part)))
+    return DocumentLengths(*np.concatenate([list(vars(part).values()) for part in parts], axis=1))
+
+
 def lengths_file(index: ShardIndex, processor: DocumentProcessor, cache_folder: str | Path | None = None) -> Path:
     """Where the lengths lie or will lie."""
     told = [_LAYOUT, index.index_hash, processor.template.fingerprint, processor.num_crops, processor.crop_size]
+    return _file_of(told, cache_folder)
+
+
+def _file_of(told: Sequence[object], cache_folder: str | Path | None) -> Path:
     name = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
     return cache_root(cache_folder) / "lengths" / f"{name}.int32"
+
+
+def _blocks_of(lengths: DocumentLengths) -> Iterator[Counts]:
+    for first in range(0, len(lengths.tokens), BLOCK_SAMPLES):
+        yield np.stack([column[first : first + BLOCK_SAMPLES] for column in vars(lengths).values()])
 
 
 def _map(path: Path, samples: int) -> DocumentLengths | None:
@@ -86,20 +114,21 @@ def _map(path: Path, samples: int) -> DocumentLengths | None:
     return DocumentLengths(*counts)
 
 
-def _make(path: Path, index: ShardIndex, processor: DocumentProcessor) -> DocumentLengths:
-    """Count and write; of several processes one does it and the others wait. Raises ``OSError``."""
+def _kept(path: Path, samples: int, count: Callable[[], Iterable[Counts]]) -> DocumentLengths:
+    """Map the file; where there is none, one process counts and writes it and others wait. Raises ``OSError``."""
+    found = _map(path, samples)
+    if found is not None:
+        return found
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent / ".lock"):
-        found = _map(path, len(index))
+        found = _map(path, samples)
         if found is not None:
             return found
         if path.exists():
             log.warning("%s: damaged, made anew", path)
-        blocks = length_blocks(index.table, processor)
-        shown = progress(blocks, f"lengths, {BLOCK_SAMPLES:,} documents at a time", -(-len(index) // BLOCK_SAMPLES))
-        _write(path, shown, len(index))
+        _write(path, count(), samples)
         clean_cache(path, _MOST_FILES)
-    found = _map(path, len(index))
+    found = _map(path, samples)
     if found is None:
         raise OSError(f"{path} isn't what was written")
     return found

@@ -14,13 +14,14 @@ from phi3v_dist.packing.bound import fill_bound
 from phi3v_dist.packing.order import Numbers
 from phi3v_dist.packing.plan import Plan
 from phi3v_dist.packing.proof import not_once, violations_of
-from phi3v_dist.packing.steps import StepPlan, idle_share, micro_steps, nearest_without_idle
+from phi3v_dist.packing.steps import StepPlan, idle_advice, micro_steps
 from phi3v_dist.packing.subset import pack_documents
 
 _MOST_NAMED = 20
 _NEIGHBOURS = 32  # of a pack's length lie between half of it and all of it, about
 _TRIED_DOCUMENTS = 50_000
 _BETTER = 0.005
+_LEAST_PACKS_ADVISED = 200  # of fewer the last one, half empty, decides the fill
 _BOUND_BEGINS_WITH = 2000  # packs
 
 
@@ -48,7 +49,7 @@ class Forecast:
     ranks: int
     micro_steps: int
     idle_share: float
-    packs_per_step_without_idle: int
+    idle_advice: str
     phase_imbalance: float
     plan_seconds: float
     fill_by_pack_tokens: dict[int, float]
@@ -59,16 +60,14 @@ class Forecast:
         """Options that would be better, a line each."""
         lines = []
         fills = self.fill_by_pack_tokens
-        better = [length for length, fill in fills.items() if fill > self.fill + _BETTER]
+        enough = self.packs >= _LEAST_PACKS_ADVISED
+        better = [length for length, fill in fills.items() if enough and fill > self.fill + _BETTER]
         for side in (1, -1):  # the best of the shorter ones, the best of the longer ones
             chosen = [length for length in better if side * (self.pack_tokens - length) > 0]
             if chosen:
                 length = max(chosen, key=lambda length: (round(fills[length], 3), -abs(length - self.pack_tokens)))
                 lines.append(f"packing.pack_tokens={length} fills {fills[length]:.1%}")
-        if self.idle_share > 0.03:
-            good = self.packs_per_step_without_idle
-            lines.append(f"packing.packs_per_step={good} leaves no rank idle")
-        return lines
+        return [*lines, self.idle_advice] if self.idle_advice else lines
 
     def rows(self) -> list[tuple[str, str]]:
         """What it is, and its value in words."""
@@ -93,7 +92,7 @@ class _Sums:
     def __init__(self, plan: Plan, ranks: int) -> None:
         self.plan, self.ranks = plan, ranks
         self.counts = np.zeros(len(plan.tokens), np.int32)
-        self.packs = self.tokens = self.supervised = self.crops = self.without_picture = 0
+        self.packs = self.places = self.tokens = self.supervised = self.crops = self.without_picture = 0
         self.waited = self.worked = 0.0
         self.violations: list[str] = []
 
@@ -109,6 +108,7 @@ class _Sums:
         self.without_picture += int(np.count_nonzero(np.add.reduceat(crops, starts) == 0))
         np.add.at(self.counts, documents, 1)
         rows = micro_steps(len(step.packs), self.ranks)
+        self.places += rows * self.ranks
         costs = np.zeros((2, rows * self.ranks))
         costs[:, : len(step.packs)] = pack_costs(tokens, crops, starts)
         together = costs.reshape(2, rows, self.ranks)
@@ -118,7 +118,7 @@ class _Sums:
             self.violations += violations_of(self.plan, step, self.ranks)
 
 
-def forecast(plan: Plan, ranks: int, *, quiet: bool = False) -> Forecast:
+def forecast(plan: Plan, ranks: int) -> Forecast:
     """Make every step of the first epoch, and tell what they come to."""
     started = time.perf_counter()
     steps = plan.steps_per_epoch()
@@ -126,10 +126,11 @@ def forecast(plan: Plan, ranks: int, *, quiet: bool = False) -> Forecast:
         plan.step(number)
     seconds = time.perf_counter() - started
     sums = _Sums(plan, ranks)
-    for number in range(steps) if quiet else progress(range(steps), "steps looked at", steps):
+    for number in progress(range(steps), "steps looked at", steps):
         sums.add(plan.step(number))
     options = plan.options
     lengths = plan.lengths.tokens(np.repeat(np.arange(len(sums.counts)), sums.counts))
+    first = len(plan.step(0).packs)
     begin = [plan.lengths.tokens(pack) for pack in plan.window_packs(0, 0).as_lists()[:_BOUND_BEGINS_WITH]]
     return Forecast(
         documents=plan.lengths.documents,
@@ -147,9 +148,9 @@ def forecast(plan: Plan, ranks: int, *, quiet: bool = False) -> Forecast:
         fill=sums.tokens / (sums.packs * options.pack_tokens),
         bound=fill_bound(lengths, options.pack_tokens, begin),
         ranks=ranks,
-        micro_steps=micro_steps(options.packs_per_step, ranks),
-        idle_share=idle_share(options.packs_per_step, ranks),
-        packs_per_step_without_idle=nearest_without_idle(options.packs_per_step, ranks),
+        micro_steps=micro_steps(first, ranks),
+        idle_share=1 - sums.packs / sums.places,
+        idle_advice=idle_advice(first, options.packs_per_step, ranks),
         phase_imbalance=sums.waited / sums.worked,
         plan_seconds=seconds,
         fill_by_pack_tokens=_neighbours(plan),

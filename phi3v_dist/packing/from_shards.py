@@ -6,10 +6,8 @@ validation follows; nothing is decoded and no weight is read.
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from phi3v_dist.config.options import RunConfig
-from phi3v_dist.documents.length_cache import cached_lengths
+from phi3v_dist.documents.length_cache import joined_lengths
 from phi3v_dist.documents.lengths import DocumentLengths
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.errors import ShardError
@@ -19,12 +17,8 @@ from phi3v_dist.shards.sources import SourcesIndex
 
 
 def lengths_of(index: SourcesIndex, processor: DocumentProcessor, cache_folder: str) -> DocumentLengths:
-    """Counts of all samples over all sources; those of a single source stay mapped from the cache."""
-    parts = [cached_lengths(source, processor, cache_folder) for source in index.indexes]
-    if len(parts) == 1:
-        return parts[0]
-    names = ("tokens", "supervised", "crops")
-    return DocumentLengths(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    """Counts of all samples over all sources, mapped from the cache."""
+    return joined_lengths(index.indexes, processor, cache_folder)
 
 
 def train_plan(config: RunConfig, index: SourcesIndex, lengths: DocumentLengths) -> Plan:
@@ -34,7 +28,8 @@ def train_plan(config: RunConfig, index: SourcesIndex, lengths: DocumentLengths)
         raise ShardError(
             "no sample to train on", where=config.shards.folder, mend="Make shards with catalog.heldout_share below 1."
         )
-    return Plan(lengths.tokens, lengths.supervised, lengths.crops, sources, config.packing, config.training.seed)
+    counts = lengths.tokens, lengths.supervised, lengths.crops
+    return Plan(*counts, sources, config.packing, config.training.seed, index.key)
 
 
 def heldout_plan(config: RunConfig, index: SourcesIndex, lengths: DocumentLengths) -> Plan | None:
@@ -44,7 +39,7 @@ def heldout_plan(config: RunConfig, index: SourcesIndex, lengths: DocumentLength
         return None
     # Packs as they come: dealt by cost, the one step that is looked at would be of one kind.
     packing = config.packing.model_copy(update={"packs_per_step": config.evaluation.loss_packs, "balance_steps": 1})
-    return Plan(lengths.tokens, lengths.supervised, lengths.crops, sources, packing, seed=0)
+    return Plan(lengths.tokens, lengths.supervised, lengths.crops, sources, packing, seed=0, name=index.key)
 
 
 def _sources(config: RunConfig, index: SourcesIndex, split: str, epochs: Sequence[float]) -> list[Source]:

@@ -87,8 +87,10 @@ class PackLoader:
         where a loader process dies or hangs, and whatever UserError one meets.
         """
         self._upcoming.packs = self._packs(first_step, last_step)
+        started = time.monotonic()
         with self._failures_named():
             made = _iterate(self._loader)
+        self.wait_seconds += time.monotonic() - started
         for number in range(first_step, last_step):
             step = self.plan.step(number)
             batches = self._batches(made, step)

@@ -11,7 +11,7 @@ window gave is remembered (``packs_known``), so that step n is found again witho
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -82,14 +82,15 @@ class Plan:
         sources: Sequence[Source],
         options: PackingOptions,
         seed: int,
+        name: Callable[[int], str] = str,
     ) -> None:
-        """Count the documents that take part; nothing is packed yet."""
+        """Count the documents that take part; nothing is packed yet. ``name``: what an error calls a sample."""
         self.tokens = tokens
         self.crops = crops
         self.sources = sources
         self.options = options
         self.seed = seed
-        self.lengths = PlannedLengths(tokens, supervised, sources, options)
+        self.lengths = PlannedLengths(tokens, supervised, sources, options, name)
         told = zip(sources, self.lengths.source_tokens, strict=True)
         self._tokens_of_epoch = sum(source.epochs * planned for source, planned in told)
         self._order = EpochOrder(

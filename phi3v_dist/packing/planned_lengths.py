@@ -5,7 +5,8 @@ documents take part and how long they are, by sample number; sums of each shard.
 compiled: a hundred million take a tenth of a second where none is too long.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from phi3v_dist.errors import DocumentError
 from phi3v_dist.packing.order import Numbers, Source
 from phi3v_dist.packing.subset import compiled
 
+_NAMED_DOCUMENTS = 5
 _LEAST_ANSWER = 2  # supervised tokens that a truncated document keeps: one of text, and the end
 
 
@@ -32,6 +34,7 @@ class PlannedLengths:
         supervised: NDArray[np.integer],
         sources: Sequence[Source],
         options: PackingOptions,
+        name: Callable[[int], str] = str,
     ) -> None:
         """Look at all lengths."""
         self._tokens, self._supervised = np.asarray(tokens), np.asarray(supervised)  # numba knows no mapped files
@@ -48,9 +51,11 @@ class PlannedLengths:
         self.long_documents = sum(long for *_, long, _ in surveys)
         if self.long_documents and options.long_documents == "error":
             needed = max(longest_of_all for *_, longest_of_all in surveys)
+            named = ", ".join(name(number) for number in islice(self.too_long(), _NAMED_DOCUMENTS))
+            more = ", …" * (self.long_documents > _NAMED_DOCUMENTS)
             raise DocumentError(
                 f"{self.long_documents} documents are longer than a pack of {self._pack_tokens} tokens, the longest "
-                f"has {needed}",
+                f"has {needed} ({named}{more})",
                 where="packing.pack_tokens",
                 value=self._pack_tokens,
                 mend=f"Set packing.pack_tokens={needed} or more, or packing.long_documents=drop (or truncate, which "

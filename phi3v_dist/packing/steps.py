@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.int64]
 
+_MOST_IDLE_SHARE = 0.03
+
 
 @dataclass(frozen=True, eq=False)
 class StepPlan:
@@ -52,6 +54,23 @@ def pack_of(step: StepPlan, micro_step: int, rank: int, ranks: int) -> Numbers |
 def idle_share(packs_in_step: int, ranks: int) -> float:
     """Return the part of all micro-steps × ranks of a step in which a rank runs a blank pack."""
     return 1 - packs_in_step / (micro_steps(packs_in_step, ranks) * ranks)
+
+
+def idle_advice(packs_in_step: int, packs_per_step: int, ranks: int) -> str:
+    """What leaves ranks idle in a step of so many packs, and what wouldn't; empty where it is little.
+
+    A step has fewer packs than ``packs_per_step`` where a whole epoch has.
+    """
+    idle = idle_share(packs_in_step, ranks)
+    if idle <= _MOST_IDLE_SHARE:
+        return ""
+    if packs_in_step >= packs_per_step:
+        good = nearest_without_idle(packs_per_step, ranks)
+        told = f"packing.packs_per_step={packs_per_step} leaves {ranks} ranks idle for {idle:.0%} of the time"
+        return f"{told}; nearest without: packing.packs_per_step={good}"
+    told = f"an epoch has {packs_in_step} packs, packing.packs_per_step={packs_per_step} makes one step of them"
+    mend = f"packing.packs_per_step={ranks}" if packs_in_step >= ranks else f"{packs_in_step} ranks or fewer"
+    return f"{told}, which leaves {ranks} ranks idle for {idle:.0%} of the time; better: {mend}"
 
 
 def nearest_without_idle(packs_in_step: int, ranks: int) -> int:

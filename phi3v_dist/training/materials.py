@@ -14,11 +14,10 @@ from phi3v_dist.model.folder import fingerprint, read_config, shapes_in
 from phi3v_dist.packing.from_shards import heldout_plan, lengths_of, train_plan
 from phi3v_dist.packing.plan import PLAN_VERSION, Plan
 from phi3v_dist.packing.planned_lengths import PlannedLengths
-from phi3v_dist.packing.steps import idle_share, nearest_without_idle
+from phi3v_dist.packing.steps import idle_advice
 from phi3v_dist.shards.sources import SourcesIndex, open_sources
 from phi3v_dist.training.window_counts import recall_windows
 
-_MOST_IDLE_SHARE = 0.03
 _NAMED_DOCUMENTS = 5
 
 
@@ -55,14 +54,8 @@ def gather_materials(config: RunConfig) -> Materials:
 
 def warnings_of(materials: Materials, config: RunConfig, num_ranks: int) -> list[str]:
     """What a user should know about the plan before it is followed."""
-    packs = config.packing.packs_per_step
-    warnings = []
-    if (idle := idle_share(packs, num_ranks)) > _MOST_IDLE_SHARE:
-        good = nearest_without_idle(packs, num_ranks)
-        warnings.append(
-            f"packing.packs_per_step={packs} leaves {num_ranks} ranks idle for {idle:.0%} of the time; "
-            f"nearest without: packing.packs_per_step={good}"
-        )
+    idle = idle_advice(len(materials.plan.step(0).packs), config.packing.packs_per_step, num_ranks)
+    warnings = [idle] if idle else []
     trained = {source.name for source in materials.plan.sources}
     warnings += [
         f"shards.sources: {folder} has no train sample, so there is nothing to take {epochs:g} times an epoch"

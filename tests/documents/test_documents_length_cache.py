@@ -14,7 +14,7 @@ import pytest
 
 from phi3v_dist.config.options import DocumentOptions
 from phi3v_dist.documents import length_cache, lengths
-from phi3v_dist.documents.length_cache import cached_lengths, lengths_file
+from phi3v_dist.documents.length_cache import cached_lengths, joined_lengths, lengths_file
 from phi3v_dist.documents.lengths import DocumentLengths, document_lengths
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.files import write_text
@@ -63,6 +63,21 @@ def test_counted_once_and_then_mapped(processor: DocumentProcessor, tmp_path: Pa
     for counts in (found.tokens, found.supervised, found.crops):
         assert counts.dtype == np.int32 and not counts.flags.owndata and not counts.flags.writeable
     assert str(lengths_file(INDEX, processor, tmp_path)) in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("small", [1, 10_000_000])
+def test_lengths_of_several_indexes_stand_one_behind_the_other(
+    processor: DocumentProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int
+):
+    monkeypatch.setattr(length_cache, "_SMALL_SAMPLES", small)
+    monkeypatch.setattr(length_cache, "BLOCK_SAMPLES", 7)  # several blocks of a part
+    few = replace(INDEX, index_hash="1" * 64, table=TABLE.slice(3, 40))
+    truth = [_columns(document_lengths(table, processor)) for table in (few.table, TABLE)]
+    for _ in range(2):
+        found = _columns(joined_lengths([few, INDEX], processor, tmp_path))
+        assert found == [first + second for first, second in zip(*truth, strict=True)]
+    assert _columns(joined_lengths([INDEX], processor, tmp_path)) == truth[1]
+    assert len(list(tmp_path.glob("lengths/*.int32"))) == (3 if small == 1 else 0)
 
 
 def test_whatever_decides_a_length_is_in_the_name(tiny_folder: Path, tmp_path: Path):

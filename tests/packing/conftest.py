@@ -49,7 +49,10 @@ class NumberReader:
 
 
 class NumberProcessor:
-    """Sample n is a document of ``lengths[n]`` ids: picture, question, and an answer of two tokens n, 1."""
+    """Sample n is a document of ``lengths[n]`` ids: picture, question, and an answer of two tokens n, 1.
+
+    Longer than 64, it has an answer of 20 tokens.
+    """
 
     def __init__(self, lengths: np.ndarray) -> None:
         self.lengths = lengths
@@ -61,7 +64,8 @@ class NumberProcessor:
         ids = np.full(self.lengths[sample], 5, dtype=np.int64)
         ids[0], ids[-2:] = -1, (sample, 1)
         labels = np.full_like(ids, -100)
-        labels[-2:] = ids[-2:]
+        answer = 20 if len(ids) > 64 else 2
+        labels[-answer:] = ids[-answer:]
         crops = np.full((2, 3, 4, 4), sample % 256, dtype=np.uint8)
         return Document(ids, [crops], [(1, 2)], labels, sample)
 

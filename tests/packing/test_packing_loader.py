@@ -31,13 +31,21 @@ def make_loader(number_reader: Callable, number_processor: Callable) -> Callable
         ranks: int = 1,
         lengths: np.ndarray = LENGTHS,
         wait_minutes: float = 5.0,
+        planned: np.ndarray = LENGTHS,
+        long_documents: str = "error",
         **reader: object,
     ):
         options = PackingOptions(
-            pack_tokens=64, packs_per_step=5, workers=workers, prefetch_packs=2, wait_minutes=wait_minutes
+            pack_tokens=64,
+            packs_per_step=5,
+            workers=workers,
+            prefetch_packs=2,
+            wait_minutes=wait_minutes,
+            long_documents=long_documents,
         )
         shards = np.arange(0, 75, 15).repeat(2)[1:-1].reshape(4, 2)
-        plan = Plan(LENGTHS, np.full(len(LENGTHS), 2), LENGTHS, [Source(shards)], options, 0)
+        supervised = np.where(planned > 64, 20, 2)
+        plan = Plan(planned, supervised, planned, [Source(shards)], options, 0)
         return PackLoader(plan, number_reader(**reader), number_processor(lengths), options, rank=rank, ranks=ranks)
 
     return make
@@ -231,9 +239,29 @@ def test_a_command_whose_loader_hangs_ends_with_one_line_and_leaves_no_process()
 
 
 def test_waiting_is_measured(make_loader: Callable):
-    loader = make_loader()
-    _read(loader, 0, 2)
-    assert loader.wait_seconds > 0
+    loader = make_loader(delay=0.02)
+    taken = sum(len(pack) for step in _read(loader, 0, 2) for pack in step)
+    assert loader.wait_seconds >= 0.02 * taken
+
+
+def test_a_long_document_is_cut_to_what_was_planned_and_keeps_picture_and_end(make_loader: Callable):
+    lengths = LENGTHS.copy()
+    lengths[20:40] = 70  # a pack has 64
+    loader = make_loader(lengths=lengths, planned=lengths, long_documents="truncate")
+    found = []
+    for step, batches in loader.steps(0, loader.plan.steps_per_epoch()):
+        weights = 0
+        for batch in batches:
+            assert not batch.damaged
+            weights += batch.weight and len(batch.targets)
+            ends = batch.cu_seqlens.tolist()
+            for sample, first, end in zip(batch.samples.tolist(), ends, ends[1:], strict=False):
+                ids = batch.input_ids[first:end].tolist()
+                if sample in range(20, 40):
+                    assert (len(ids), ids[0], ids[-1]) == (64, -1, 1)
+                    found.append(sample)
+        assert step.weight == weights
+    assert sorted(found) == list(range(20, 40))
 
 
 def test_loader_processes_end_with_the_loader_though_they_ignore_the_stop_signals(make_loader: Callable):

@@ -68,6 +68,13 @@ def test_a_window_has_as_many_shards_as_asked_for_and_an_epoch_no_more_windows(s
     assert max(map(len, windows)) - min(map(len, windows)) <= 1
 
 
+def test_documents_of_a_window_come_in_chance_order():
+    (window,) = documents_of(make_order([Source(bounds([250] * 4))], shards=4), 0)
+    for order in (window, [number % 250 for number in window]):  # of shards, and inside of them
+        assert abs(np.corrcoef(np.arange(1000), order)[0, 1]) < 3 / np.sqrt(1000)
+        assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 3 / np.sqrt(1000)
+
+
 def test_documents_that_take_no_part_never_come_and_count_for_nothing():
     order = make_order([Source(bounds([4, 4, 4]), 0.5)], left_out=(0, 1, 2, 3, 11))
     found = sorted(all_of(order, 0) + all_of(order, 1))

@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phi3v_dist.catalog.split import code_digest
 from phi3v_dist.config.options import PackingOptions
 from phi3v_dist.errors import DocumentError
 from phi3v_dist.packing.order import Source
 from phi3v_dist.packing.plan import Plan
 from phi3v_dist.packing.steps import step_sizes
+from phi3v_dist.shards.placing import Earlier, place
 
 
 def make_plan(lengths: list[int] | np.ndarray, shard_size: int = 10, seed: int = 0, **options: object) -> Plan:
@@ -199,19 +201,49 @@ def test_plan_needs_no_torch():
 # -- no bias of order
 
 
+def test_packs_of_a_window_come_in_chance_order():
+    """The last one packed is half empty: it must not always be the last of its window."""
+    lengths = np.full(41, 16)
+    places = set()
+    for seed in range(20):
+        packs = make_plan(lengths, 41, seed=seed).window_packs(0, 0).as_lists()
+        places.add(min(range(len(packs)), key=lambda place, packs=packs: len(packs[place])))
+    assert len(places) > 5
+
+
+def hold_to_chance(values: np.ndarray) -> None:
+    """Lag-1 autocorrelation and slope of a value of each step: within 3/√n of zero."""
+    centred = values - values.mean()
+    bound = 3 / np.sqrt(len(values))
+    assert abs((centred[1:] * centred[:-1]).sum() / (centred**2).sum()) < bound
+    assert abs(np.corrcoef(np.arange(len(values)), values)[0, 1]) < bound
+
+
+def mean_lengths(plan: Plan, steps: list) -> np.ndarray:
+    return np.array([np.mean([plan.tokens[pack].mean() for pack in step.packs]) for step in steps])
+
+
 def test_neighbouring_steps_are_as_independent_as_chance_and_an_epoch_has_no_trend():
-    """Mean length and share of pictures of each step: lag-1 autocorrelation and slope within 3/√n of zero."""
+    """Mean length and share of pictures of each step."""
     random = np.random.default_rng(3)
     kind = random.random(120_000)
     lengths = np.where(kind < 0.6, random.integers(90, 130, 120_000), random.integers(5, 400, 120_000))
     plan = make_plan(lengths, 1000, pack_tokens=1024, packs_per_step=64, window_shards=16, window_packs=2048)
     steps = steps_of(plan, 0)[:-1]  # the last may be of another size
     pictures = kind < 0.6
-    for values in (
-        np.array([np.mean([plan.tokens[pack].mean() for pack in step.packs]) for step in steps]),
-        np.array([pictures[np.concatenate(step.packs)].mean() for step in steps]),
-    ):
-        centred = values - values.mean()
-        bound = 3 / np.sqrt(len(values))
-        assert abs((centred[1:] * centred[:-1]).sum() / (centred**2).sum()) < bound
-        assert abs(np.corrcoef(np.arange(len(values)), values)[0, 1]) < bound
+    hold_to_chance(mean_lengths(plan, steps))
+    hold_to_chance(np.array([pictures[np.concatenate(step.packs)].mean() for step in steps]))
+
+
+def test_so_are_they_of_a_table_that_is_sorted_by_category():
+    """Shards as ``make_shards`` lays them: 30 categories one after the other, each with lengths of its own."""
+    count, categories = 60_000, 30
+    category = np.repeat(np.arange(categories), count // categories)
+    lengths = 80 + 8 * category + np.random.default_rng(5).integers(0, 20, count)
+    digests = np.stack([code_digest(f"P{number:06d}") for number in range(count)])
+    order = place(digests, np.arange(count), None, Earlier(), 0.0).order["train"]
+    plan = make_plan(lengths[order], 500, pack_tokens=1024, packs_per_step=64, window_shards=16, window_packs=1024)
+    steps = steps_of(plan, 0)[:-1]
+    hold_to_chance(mean_lengths(plan, steps))
+    for one in (0, 14, 29):
+        hold_to_chance(np.array([(category[order][np.concatenate(step.packs)] == one).mean() for step in steps]))

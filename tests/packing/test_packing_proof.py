@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from test_packing_plan import make_plan
 
+from phi3v_dist.config.options import PackingOptions
 from phi3v_dist.packing import proof
+from phi3v_dist.packing.order import Source
 from phi3v_dist.packing.plan import Plan
 from phi3v_dist.packing.proof import not_once, violations_of
 from phi3v_dist.packing.steps import StepPlan
@@ -82,3 +84,14 @@ def test_documents_that_an_epoch_forgets_or_repeats(plan):
     counts = np.ones(len(LENGTHS), int)
     counts[12], counts[17] = 0, 2
     assert list(not_once(plan, counts)) == ["shards.folder, samples 10 to 19: 2 of them not 1 times"]
+
+
+def test_a_weighted_source_may_be_taken_so_often_and_no_other_number():
+    tokens = np.full(20, 8)
+    sources = [Source(np.array([[0, 10]]), 2.5)]
+    plan = Plan(tokens, tokens // 2, tokens // 9, sources, PackingOptions(pack_tokens=64), 0)
+    counts = np.full(20, 2)
+    counts[5] = 3
+    assert list(not_once(plan, counts)) == []
+    counts[6:8] = 1, 4
+    assert list(not_once(plan, counts)) == ["shards.folder, samples 0 to 9: 2 of them not 2.5 times"]

@@ -1,10 +1,19 @@
 """Steps on any number of ranks: every pack once, nobody idle where the number of packs is good."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi3v_dist.packing.steps import StepPlan, idle_share, micro_steps, nearest_without_idle, pack_of, step_sizes
+from phi3v_dist.packing.steps import (
+    StepPlan,
+    idle_advice,
+    idle_share,
+    micro_steps,
+    nearest_without_idle,
+    pack_of,
+    step_sizes,
+)
 
 
 @given(st.integers(1, 500), st.integers(1, 100))
@@ -50,3 +59,20 @@ def test_the_number_that_is_named_leaves_nobody_idle_and_is_the_nearest(packs: i
     good = nearest_without_idle(packs, ranks)
     assert idle_share(good, ranks) == 0
     assert all(idle_share(other, ranks) > 0 for other in range(1, 900) if abs(other - packs) < abs(good - packs))
+
+
+@pytest.mark.parametrize(
+    ("packs", "per_step", "ranks", "told"),
+    [
+        (384, 384, 64, ""),
+        (384, 384, 80, "packing.packs_per_step=384 leaves 80 ranks idle for 4% of the time; nearest without: "
+                       "packing.packs_per_step=400"),
+        (100, 384, 64, "an epoch has 100 packs, packing.packs_per_step=384 makes one step of them, which leaves 64 "
+                       "ranks idle for 22% of the time; better: packing.packs_per_step=64"),
+        (29, 384, 64, "better: 29 ranks or fewer"),
+        (98, 98, 100, ""),  # 2 %
+    ],
+)  # fmt: skip
+def test_idle_ranks_are_told_with_what_would_be_better(packs: int, per_step: int, ranks: int, told: str):
+    found = idle_advice(packs, per_step, ranks)
+    assert found.endswith(told) if told else found == ""

@@ -21,6 +21,17 @@ def test_each_document_once_and_no_pack_over_budget(lengths: list, budget: int, 
     assert all(sum(lengths[place] for place in pack) <= budget for pack in packs)
 
 
+@given(st.integers(9_000, 140_000), st.floats(0, 0.3), st.integers(0, 99), st.integers(2, 300), st.integers(1, 60))
+def test_packs_whose_first_part_is_taken_in_order_too(budget: int, share: float, seed: int, pool: int, choose: int):
+    """Above 8,192 tokens: short documents and some that are nearly as long as a pack."""
+    random = np.random.default_rng(seed)
+    long = random.random(400) < share
+    lengths = np.where(long, random.integers(budget // 2, budget + 1, 400), random.integers(50, 900, 400))
+    packs = _packs(lengths, budget, pool, choose)
+    assert sorted(place for pack in packs for place in pack) == list(range(len(lengths)))
+    assert max(int(lengths[pack].sum()) for pack in packs) <= budget
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=200), st.integers(1, 40))
 def test_no_document_starves(lengths: list, pool: int):
     """Each pack takes the oldest, so pack n has placed everything that n packs' oldest documents were before."""

@@ -11,8 +11,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from launching import REPOSITORY
@@ -20,6 +22,8 @@ from parsing import parsed
 
 from phi3v_dist.config.loading import load_config
 from phi3v_dist.config.options import RunConfig
+from phi3v_dist.documents import length_cache
+from phi3v_dist.packing.plan import Plan
 from phi3v_dist.tracking.metrics import MetricsFile
 
 COMMANDS = sorted(
@@ -76,6 +80,7 @@ def test_help_ends_with_an_example_that_the_command_takes(helped, monkeypatch):
 
 
 # {work}: a folder with nothing but a file called "file"; {demo}: the small demo
+PLAN_DEMO = "shards.folder={demo}/shards model.folder={demo}/base"
 WRONG = {
     "demo catalogue below a file": ("tools/make_demo_catalog.py {work}/file/x", ["{work}/file/x", "can't be made"]),
     "demo catalogue without products": ("tools/make_demo_catalog.py --products 0 {work}/x", ["--products", "found 0"]),
@@ -107,6 +112,20 @@ WRONG = {
     "shards below a file": (
         f"tools/make_shards.py --config {RECIPE} catalog.table={{work}}/one.csv shards.folder={{work}}/file/x",
         ["{work}/file/x", "can't be made", "shards.folder"],
+    ),
+    "plan for no rank": (f"tools/plan_packs.py --config {RECIPE} --ranks 0", ["--ranks", "found '0'"]),
+    "plan with fewer names than none": (f"tools/plan_packs.py --config {RECIPE} --name-long=-1", ["--name-long", "-1"]),
+    "plan of no shards": (
+        f"tools/plan_packs.py --config {RECIPE} {PLAN_DEMO} shards.folder={{work}}/none",
+        ["{work}/none"],
+    ),
+    "plan drawn over a folder": (
+        f"tools/plan_packs.py --config {RECIPE} {PLAN_DEMO} --picture {{work}}",
+        ["{work}: "],
+    ),
+    "plan with documents longer than a pack": (
+        f"tools/plan_packs.py --config {RECIPE} {PLAN_DEMO} packing.pack_tokens=64 documents.num_crops=9",
+        ["packing.pack_tokens", "the longest has", "(8000", ", …)", "found 64", "packing.long_documents=drop"],
     ),
     "more than all parts": (f"tools/make_shards.py --config {RECIPE} --part 3/2", ["--part", "found '3/2'", "2/8"]),
     "model of no catalogue": (
@@ -223,14 +242,40 @@ def test_a_plan_is_told_in_words_and_as_json_and_drawn(call, small_demo, tmp_pat
     assert code == 0, err
     assert "no violation found" in out and (tmp_path / "fill.png").read_bytes().startswith(b"\x89PNG")
     code, out, err = call(
-        "tools/plan_packs.py", *recipe, "--json", "packing.pack_tokens=64", "packing.long_documents=drop"
+        *("tools/plan_packs.py", *recipe, "--json", "packing.pack_tokens=80", "packing.long_documents=drop"),
+        "documents.num_crops=9",
     )
     assert code == 0, err
     told = json.loads(out)
     train = json.loads((small_demo.folder / "shards/manifest.json").read_text())["counts"]["train"]
     assert told["documents"] + told["dropped"] == train
-    assert len(told["long_keys"]) == min(10, told["long_documents"])
+    assert len(told["long_keys"]) == min(10, told["long_documents"]) > 0
     assert {"fill", "bound", "phase_imbalance", "plan_seconds", "violations", "advice"} <= told.keys()
+
+
+def test_a_plan_that_would_not_train_is_told_with_code_2(call, small_demo, monkeypatch):
+    """Planted where steps are made, behind all that could have seen it."""
+    made = Plan.step
+
+    def with_too_much(plan, number):
+        step = made(plan, number)
+        return replace(step, packs=[np.concatenate(step.packs[:2]), *step.packs[2:]])
+
+    monkeypatch.setattr(Plan, "step", with_too_much)
+    demo = (f"shards.folder={small_demo.folder}/shards", f"model.folder={small_demo.folder}/base")
+    code, out, err = call("tools/plan_packs.py", "--config", RECIPE, *demo)
+    assert (code, err) == (2, "")
+    assert re.search(r"VIOLATION step 1, pack 0: \d+ tokens, packing.pack_tokens=\d+", out), out
+    assert "it would not train" in out and "it won't hang" not in out
+
+
+def test_a_plan_s_json_is_json_also_where_lengths_are_counted_first(call, small_demo, monkeypatch, tmp_path):
+    monkeypatch.setattr(length_cache, "_SMALL_SAMPLES", 1)  # as if the demo were large
+    demo = (f"shards.folder={small_demo.folder}/shards", f"model.folder={small_demo.folder}/base")
+    words = ("--config", RECIPE, "--json", *demo, f"shards.cache_folder={tmp_path}")
+    code, out, err = call("tools/plan_packs.py", *words)
+    assert code == 0 and "lengths, " in err
+    assert json.loads(out)["documents"] > 0
 
 
 def test_scoring_writes_where_it_was_told(call, small_demo, tmp_path):

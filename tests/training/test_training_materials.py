@@ -44,7 +44,7 @@ def test_a_folder_that_fits_goes_on_to_the_shards_also_with_spare_rows(tmp_path:
 
 
 def warned(ranks: int = 2, heldout: tuple[int, ...] = (), **sources: float) -> list[str]:
-    """Warnings on a plan of four documents in the first source, and none in the others."""
+    """Warnings on a plan of three packs, and a longer document, in the first source, and none in the others."""
     packing = {"pack_tokens": 64, "packs_per_step": 2, "long_documents": "drop"}
     config = RunConfig.model_validate({"packing": packing, "shards": {"sources": sources}})
 
@@ -53,7 +53,7 @@ def warned(ranks: int = 2, heldout: tuple[int, ...] = (), **sources: float) -> l
         return Plan(counts, counts // 2, counts, [Source(np.array([[0, len(tokens)]]), 1.0, name)], config.packing, 0)
 
     index = SimpleNamespace(key=lambda number: f"k{number}")
-    plans = plan((10, 20, 30, 99), next(iter(sources), "shards")), plan(heldout, "shards") if heldout else None
+    plans = plan((40, 50, 60, 99), next(iter(sources), "shards")), plan(heldout, "shards") if heldout else None
     return warnings_of(Materials(index, None, *plans, 3, {}), config, ranks)  # type: ignore[arg-type]
 
 

@@ -42,8 +42,7 @@ def main() -> None:
     """Measure and print."""
     arguments = _parse()
     if not arguments.json:
-        missing = [way for way, needed in NEEDS.items() if find_spec(needed) is None]
-        say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; not installed: {', '.join(missing) or 'none'}")
+        say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     for name in arguments.mix or MIXES:
         for num_crops in (16, 4):
             for pack_tokens in arguments.pack_tokens or LENGTHS:
@@ -65,6 +64,7 @@ def _print(title: str, rows: list[dict[str, Any]], arguments: argparse.Namespace
 def _compare(name: str, num_crops: int, pack_tokens: int, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for way in (OURS, *WAYS):
         if find_spec(NEEDS.get(way, "numpy")) is None:
+            yield {"way": f"{way}: {NEEDS[way]} isn't installed"}
             continue
         count = min(arguments.samples, arguments.slow_samples) if way in SLOW else arguments.samples
         yield {"way": way, **in_own_process(_epoch, way, name, num_crops, pack_tokens, count)}
@@ -154,9 +154,9 @@ def _make_first_step(folder: Path, samples: int) -> dict[str, Any]:
         started = time.perf_counter()
         plan = _plan(mix, 8192)
         opened = time.perf_counter() - started
+        steps = plan.steps_in(1.0)  # as training counts them before it begins
         plan.step(0)
         seconds = time.perf_counter() - started
-        steps = plan.steps_in(1.0)
     return {"documents": samples, "windows": plan.windows_per_epoch(), "steps": steps, "lengths_looked_at_s": opened,
             "first_step_s": seconds, "mb": memory.most_mb}  # fmt: skip
 
