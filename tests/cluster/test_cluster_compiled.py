@@ -32,3 +32,13 @@ def test_ours_starts_where_a_start_was_killed(left_locked):
     ]
     assert [start.wait(timeout=120) for start in starts] == [0, 0]
     assert not left_locked.exists()
+
+
+@pytest.mark.slurm  # it compiles: make slurm-test has the minute
+def test_of_ranks_that_start_at_once_one_compiles(tmp_path):
+    environment = os.environ | {"DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    starts = [subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment) for _ in range(3)]
+    assert [start.wait(timeout=400) for start in starts] == [0, 0, 0]
+    (log,) = tmp_path.rglob(".ninja_log")
+    built = [line.split("\t")[3] for line in log.read_text().splitlines()[1:]]  # ninja's own record of what it ran
+    assert sorted(built) == sorted(set(built)) and any(name.endswith(".so") for name in built)
