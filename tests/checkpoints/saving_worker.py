@@ -4,7 +4,9 @@ Arguments: model folder, a folder whose disk may be filled, output file. One eng
 tower saves once; one in bf16 meets all else. Rank 0 writes what all ranks tell, and puts the run's folder beside.
 """
 
+import errno
 import json
+import os
 import resource
 import shutil
 import sys
@@ -17,7 +19,7 @@ from phi3v_dist.cluster.process_group import gather_on_rank_0, process_group
 from phi3v_dist.cluster.who import who_am_i
 from phi3v_dist.config.options import DocumentOptions, RunConfig
 from phi3v_dist.documents.processor import DocumentProcessor
-from phi3v_dist.errors import CheckpointError
+from phi3v_dist.errors import CheckpointError, LostDiskError
 from phi3v_dist.packing.collate import blank_batch
 from phi3v_dist.training.step import forward
 
@@ -31,8 +33,8 @@ def saved(engine, run_folder, step, **options):
     options = {"keep_last": 2, "keep_best": 1} | options
     try:
         done = save_checkpoint(engine, run_folder, step=step, trained_on={"a": "b"}, longest_document=7, **options)
-    except CheckpointError as error:
-        return {"error": str(error), "alike": error.on_every_rank}
+    except (CheckpointError, LostDiskError) as error:
+        return {"error": str(error), "alike": error.on_every_rank, "code": error.exit_code}
     return {"seconds": done.seconds, "bytes": done.written_bytes}
 
 
@@ -55,7 +57,22 @@ def failing(engine, run_folder, who):
         resource.setrlimit(resource.RLIMIT_FSIZE, (HALF_OF_A_FILE, resource.RLIM_INFINITY))
     told = {"failed": saved(engine, run_folder, 6), "left": names(run_folder)}
     resource.setrlimit(resource.RLIMIT_FSIZE, UNLIMITED)
+    told["stale"] = stale(engine, run_folder, who)
     return told | {"again": saved(engine, run_folder, 6), "then": names(run_folder)}
+
+
+def stale(engine, run_folder, who):
+    """The server of one rank's file system forgets it in the save."""
+
+    def fsync(_):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    real = os.fsync
+    if who.rank == 1:
+        os.fsync = fsync
+    told = saved(engine, run_folder, 6)
+    os.fsync = real
+    return told
 
 
 def full(engine, run_folder, who):

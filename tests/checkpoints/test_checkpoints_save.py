@@ -41,6 +41,14 @@ def test_a_rank_that_cannot_write_ends_the_save_on_all_ranks_with_one_line_that_
     assert saved.told["failing"]["left"] == [".step-6.partial", "step-2", "step-4", "step-5"]
 
 
+def test_a_disk_that_was_away_for_a_moment_asks_for_another_attempt_on_all_ranks(saved):
+    errors = [rank["failing"]["stale"] for rank in saved.ranks]
+    assert errors[0] == errors[1]
+    assert "rank 1 can't write a checkpoint: Stale file handle." in errors[0]["error"]
+    assert (errors[0]["code"], errors[0]["alike"]) == (70, True)
+    assert [rank["failing"]["failed"]["code"] for rank in saved.ranks] == [2, 2]
+
+
 def test_the_next_save_clears_away_what_the_failed_one_left(saved):
     assert "bytes" in saved.told["failing"]["again"]
     assert saved.told["failing"]["then"] == ["step-2", "step-5", "step-6"]
