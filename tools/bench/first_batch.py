@@ -1,4 +1,4 @@
-"""How long after a start the first batch is there, for a thousand samples and for millions.
+"""How long a start takes to its first batch, and tools/plan_packs.py to its end: a thousand samples and millions.
 
 A shard folder is grown: its tar files are linked again and again under new names and stand in one large index, so that
 every sample can be read. Each start is a process of its own that does what training does before its first step, without
@@ -9,6 +9,7 @@ counted.
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ from phi3v_dist.shards.manifest import MANIFEST_NAME, SCHEMA_VERSION, describe_f
 
 RECIPE = "launch/recipes/demo_cpu.yaml"
 TARGET_SECONDS = 10
+PACKS_PER_STEP = 256
 
 
 def main() -> None:
@@ -42,6 +44,12 @@ def main() -> None:
                     raise SystemExit(told)
                 figures.append(Figure(f"{grown:,}, {start}: materials", told[0], "s"))
                 figures.append(Figure(f"{grown:,}, {start}: first batch", told[1], "s", most=most))
+            words.append(f"packing.packs_per_step={PACKS_PER_STEP}")
+            for what, cache in (("lengths counted", f"{work}/other"), ("lengths kept", f"{work}/cache")):
+                seconds, most_mb = _plan_packs([*words, *arguments.overrides, f"shards.cache_folder={cache}"])
+                most = 60.0 * max(1.0, grown / 1e6)
+                figures.append(Figure(f"{grown:,}, tools/plan_packs.py, {what}", seconds, "s", most=most))
+                figures.append(Figure(f"{grown:,}, tools/plan_packs.py, {what}: resident", most_mb, "MB"))
     say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     rows = [(told.what, f"{told.value:.2f}", told.unit, told.verdict) for told in figures]
     table("until the first batch", ["what", "value", "unit", "target"], rows)
@@ -87,6 +95,18 @@ def _first_batch(words: list[str]) -> tuple[float, float]:
     assert len(batch.input_ids) and not batch.damaged
     loader.close()
     return gathered, seconds
+
+
+def _plan_packs(words: list[str]) -> tuple[float, float]:
+    """Seconds and the most resident MB of the command, imports and mapped files counted."""
+    command = [sys.executable, "tools/plan_packs.py", "--config", RECIPE, "--json", *words]
+    started = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"tools/plan_packs.py ended with {process.returncode}")
+    return time.monotonic() - started, usage.ru_maxrss / 1000
 
 
 def _parse() -> argparse.Namespace:
