@@ -35,11 +35,20 @@ many_lengths = st.lists(st.integers(1, 64), min_size=1, max_size=150)
 small = st.integers(1, 12)
 
 
-@given(many_lengths, st.integers(1, 30), st.integers(1, 4), small, small, small, st.integers(0, 3))
-def test_every_document_once_per_epoch(
-    lengths: list, shard_size: int, window: int, packs_per_step: int, balance: int, group: int, epoch: int
-):
-    sizes = {"window_shards": window, "packs_per_step": packs_per_step, "balance_steps": balance, "group_packs": group}
+crossed = st.fixed_dictionaries(
+    {
+        "window_shards": st.integers(1, 4),
+        "packs_per_step": small,
+        "balance_steps": small,
+        "group_packs": small,
+        "pool_documents": st.integers(1, 60),
+        "choose_documents": st.integers(1, 20),
+    }
+)
+
+
+@given(many_lengths, st.integers(1, 30), crossed, st.integers(0, 3))
+def test_every_document_once_per_epoch(lengths: list, shard_size: int, sizes: dict, epoch: int):
     plan = make_plan(lengths, shard_size, **sizes)
     first = sum(plan.steps_per_epoch(earlier) for earlier in range(epoch))
     steps = steps_of(plan, epoch)
@@ -49,7 +58,7 @@ def test_every_document_once_per_epoch(
     assert {step.epoch for step in steps} == {epoch}
     assert [step.step for step in steps] == list(range(first, first + len(steps)))
     assert sum(step.weight for step in steps) == (np.array(lengths) // 2).sum()
-    assert [len(step.packs) for step in steps] == step_sizes(len(packs), packs_per_step)
+    assert [len(step.packs) for step in steps] == step_sizes(len(packs), sizes["packs_per_step"])
 
 
 @given(many_lengths, st.integers(1, 20), st.integers(2, 4))
