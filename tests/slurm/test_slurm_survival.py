@@ -26,6 +26,7 @@ def trained_after(case: Case, fault: str, survival, undisturbed, what: str = "re
 
 
 @pytest.mark.slurm_smoke
+@pytest.mark.timeout(480)  # with the cluster's start and the demo's making: what the smoke may take
 def test_a_warning_saves_requeues_and_resumes_as_if_nothing_had_been(new_case, undisturbed, survival) -> None:
     case = new_case("warning").submit("train_2node", "tracking.wandb=offline")
     case.reach(8)
