@@ -22,6 +22,8 @@ _SPEAKS = "meeting/speaks"  # set by the rank that does
 _LAST_MOMENT_SECONDS = 3.0  # for the line of the rank that speaks: the launcher ends all when the first ends
 _MEND = "Look at that node, and at NETWORK_INTERFACE in slurm/site.env; the same command may work on other nodes."
 
+_MEND_ALL = "Look at NETWORK_INTERFACE in slurm/site.env, and at the firewall between nodes."
+
 
 class Meeting:
     """Watches from now on. ``on_end``: called on the rank that speaks, with the guilty nodes and the line."""
@@ -71,6 +73,9 @@ class Meeting:
             missing = within(lambda: [rank for rank in range(who.num_ranks) if not store.check([_mark(rank)])])
         except NoAnswerError:
             return first_of_node, set(), f"node {who.node_name}: rank 0 is gone before all ranks came. {_MEND}"
+        if not missing:
+            what = f"all ranks came to {who.master_addr}:{who.master_port} and some don't reach each other"
+            return speaks, set(), f"{what} for {self._seconds:.0f} s. {_MEND_ALL}"
         nodes = sorted({rank // who.ranks_per_node for rank in missing})
         what = f"{_ranks(missing)} on {_these(who, nodes)} didn't come to {who.master_addr}:{who.master_port}"
         # Where most are missing the fault lies with no single node: a wrong network, say, or a file system.

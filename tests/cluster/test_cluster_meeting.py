@@ -14,7 +14,7 @@ SECONDS = 12.0
 LONG_SECONDS = 100.0
 # One process imports torch; the ranks are its forks, two on each of three nodes.
 RANKS = f"""
-import json, os, sys
+import json, os, sys, time
 from phi3v_dist.cluster.meeting import Meeting
 from phi3v_dist.cluster.process_group import process_group
 from phi3v_dist.cluster.who import ClusterInfo
@@ -22,6 +22,8 @@ from phi3v_dist.cluster.who import ClusterInfo
 def run(rank, port, names, seconds):
     who = ClusterInfo(rank, 6, rank % 2, 2, "srun", "127.0.0.1", port, node_name="abc"[rank // 2], node_names=names)
     meeting = Meeting(who, seconds, lambda nodes, line: print("blamed", *sorted(nodes), flush=True))
+    if names == ["asleep"] and rank == 5:
+        time.sleep(100)
     with process_group(who, "gloo", 1.0):
         meeting.over()
 
@@ -32,7 +34,7 @@ for case, (missing, port, names) in json.loads(sys.argv[2]).items():
         if (child := os.fork()) == 0:
             for number in (1, 2):
                 os.dup2(os.open(f"{{sys.argv[1]}}/{{name}} {{number}}", os.O_WRONLY | os.O_CREAT), number)
-            run(rank, port, names, {SECONDS} if missing else {LONG_SECONDS})
+            run(rank, port, names, {LONG_SECONDS} if case == "nobody" else {SECONDS})
             sys.stdout.flush()
             os._exit(0)
         started[child] = name
@@ -49,6 +51,7 @@ CASES = {  # ranks that never come, names of nodes
     "most": ([2, 3, 4, 5], "abc"),
     "unnamed": ([3], ""),
     "dealt otherwise": ([3], "bca"),
+    "asleep": ([], ["asleep"]),
     "nobody": ([], "abc"),
 }
 
@@ -91,6 +94,13 @@ def test_who_did_not_come_is_named_in_one_line_and_blamed_unless_most_are_missin
     (line,) = ends[case].errors
     assert line.startswith(f"ERROR {told} didn't come to 127.0.0.1:")
     assert ends[case].blamed == [blamed]
+
+
+def test_where_all_came_and_cannot_talk_the_network_is_at_fault_and_nobody_is_blamed(ends):
+    assert ends["asleep"].codes == {70}
+    (line,) = ends["asleep"].errors
+    assert line.startswith("ERROR all ranks came to 127.0.0.1:") and "NETWORK_INTERFACE" in line
+    assert ends["asleep"].blamed == ["blamed"]
 
 
 def test_without_rank_0_each_node_says_so_and_blames_its_node(ends):
