@@ -59,18 +59,18 @@ def idle_share(packs_in_step: int, ranks: int) -> float:
 def idle_advice(packs_in_step: int, packs_per_step: int, ranks: int) -> str:
     """What leaves ranks idle in a step of so many packs, and what wouldn't; empty where it is little.
 
-    A step has fewer packs than ``packs_per_step`` where a whole epoch has.
+    A step has another number of packs than ``packs_per_step`` where it is a whole epoch: then fewer ranks are as quick.
     """
     idle = idle_share(packs_in_step, ranks)
     if idle <= _MOST_IDLE_SHARE:
         return ""
-    if packs_in_step >= packs_per_step:
+    if packs_in_step == packs_per_step:
         good = nearest_without_idle(packs_per_step, ranks)
         told = f"packing.packs_per_step={packs_per_step} leaves {ranks} ranks idle for {idle:.0%} of the time"
         return f"{told}; nearest without: packing.packs_per_step={good}"
-    told = f"an epoch has {packs_in_step} packs, packing.packs_per_step={packs_per_step} makes one step of them"
-    mend = f"packing.packs_per_step={ranks}" if packs_in_step >= ranks else f"{packs_in_step} ranks or fewer"
-    return f"{told}, which leaves {ranks} ranks idle for {idle:.0%} of the time; better: {mend}"
+    enough = -(-packs_in_step // micro_steps(packs_in_step, ranks))
+    told = f"an epoch has {packs_in_step} packs and is one step (packing.packs_per_step={packs_per_step})"
+    return f"{told}, which leaves {ranks} ranks idle for {idle:.0%} of the time; {enough} ranks would be as quick"
 
 
 def nearest_without_idle(packs_in_step: int, ranks: int) -> int:
