@@ -5,6 +5,7 @@ import pytest
 from test_packing_plan import make_plan
 
 from phi3v_dist.config.options import PackingOptions
+from phi3v_dist.packing import forecast as forecast_module
 from phi3v_dist.packing.balance import pack_costs
 from phi3v_dist.packing.forecast import forecast
 from phi3v_dist.packing.order import Source
@@ -55,8 +56,9 @@ def test_an_epoch_of_fewer_packs_than_a_step_is_told_as_it_is():
     assert "an epoch has 29 packs" in told.advice[0] and "idle for 55%" in told.advice[0]
 
 
-def test_the_work_of_ranks_is_equal_within_the_targets_for_pictures_and_for_text():
+def test_the_work_of_ranks_is_equal_within_the_targets_for_pictures_and_for_text(monkeypatch):
     """Documents of pictures and of text alone, 64 ranks: at most 1.02, where packs as they come have 1.08."""
+    monkeypatch.setattr(forecast_module, "fill_bound", lambda *_: 1.0)  # takes ten seconds, and isn't looked at
     random = np.random.default_rng(0)
     pictures = random.random(60_000) < 0.5
     tokens = np.where(pictures, random.choice([757, 1200, 1921], 60_000), random.integers(100, 2000, 60_000))

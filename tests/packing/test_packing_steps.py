@@ -63,9 +63,9 @@ def test_the_number_that_is_named_leaves_nobody_idle_and_is_the_nearest(packs: i
 
 def test_idle_ranks_are_told_the_nearest_number_of_packs_without():
     assert idle_advice(384, 384, 64) == idle_advice(98, 98, 100) == ""  # none; 2 %
-    assert idle_advice(384, 384, 80) == (
-        "packing.packs_per_step=384 leaves 80 ranks idle for 4% of the time; nearest without: packing.packs_per_step=400"
-    )
+    told = idle_advice(384, 384, 80)
+    assert told.startswith("packing.packs_per_step=384 leaves 80 ranks idle for 4% of the time; ")
+    assert told.endswith("nearest without: packing.packs_per_step=400")
 
 
 @pytest.mark.parametrize(("packs", "enough"), [(29, 29), (100, 50), (400, 58)])
