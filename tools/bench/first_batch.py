@@ -47,7 +47,7 @@ def main() -> None:
             words.append(f"packing.packs_per_step={PACKS_PER_STEP}")
             for what, cache in (("lengths counted", f"{work}/other"), ("lengths kept", f"{work}/cache")):
                 seconds, most_mb = _plan_packs([*words, *arguments.overrides, f"shards.cache_folder={cache}"])
-                most = 60.0 * max(1.0, grown / 1e6)
+                most = 60 * max(1, round(grown / 1e6))
                 figures.append(Figure(f"{grown:,}, tools/plan_packs.py, {what}", seconds, "s", most=most))
                 figures.append(Figure(f"{grown:,}, tools/plan_packs.py, {what}: resident", most_mb, "MB"))
     say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
