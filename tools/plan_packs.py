@@ -56,7 +56,7 @@ def _show(told: "Forecast", long: list[str]) -> None:
     fills = [(n, f"{x:.2%}") for n, x in told.fill_by_pack_tokens.items()]
     table("fill by packing.pack_tokens", ["tokens", "fill"], fills)
     for line in told.advice:
-        say(f"better: {line}")
+        say(f"advice: {line}")
     if told.long_documents:
         say(f"longer than a pack: {', '.join(long)}{', …' if told.long_documents > len(long) else ''}")
     for line in told.violations:

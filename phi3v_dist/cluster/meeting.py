@@ -22,7 +22,6 @@ _SPEAKS = "meeting/speaks"  # set by the rank that does
 _LAST_MOMENT_SECONDS = 3.0  # for the line of the rank that speaks: the launcher ends all when the first ends
 _DOUBT_SECONDS = 10.0  # who finds no rank 0 may be the one that is cut off: first the others have the word
 _MEND = "Look at that node, and at NETWORK_INTERFACE in slurm/site.env; the same command may work on other nodes."
-
 _MEND_ALL = "Look at NETWORK_INTERFACE in slurm/site.env, and at the firewall between nodes."
 
 
