@@ -24,8 +24,8 @@ class ClusterInfo:
     """See the module's legend. ``launcher``: "srun", "deepspeed", "torchrun" or "alone".
 
     ``node_name``: as Slurm knows it, else the host's name; ``node_names``: of all, in order, where they are known.
-    ``attempt``: equal on all ranks of one start, another in the next one of the same Slurm job. ``job_end``: when Slurm's
-    time limit ends the job (Unix seconds), if it is known.
+    ``attempt``: equal on all ranks of one start, another in the next one of the same Slurm job. ``job_end``: when
+    Slurm's time limit ends the job (Unix seconds), if it is known.
     """
 
     rank: int
