@@ -38,7 +38,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, final)
         fsync_folder(final.parent)
     except OSError as error:
-        if error.filename == str(temporary) or error.filename == temporary:
+        if str(error.filename) == str(temporary):
             error.filename, error.filename2 = str(final), None  # the name that the user knows
         raise
     finally:

@@ -26,16 +26,17 @@ EXAMPLE = """example:
 def main() -> int:
     """Forecast, print, and say by the exit code whether it can be trained."""
     arguments = _parse()
-    from phi3v_dist.documents.processor import DocumentProcessor  # after --help: slow to import
+    from phi3v_dist.documents.length_cache import joined_lengths  # after --help: slow to import
+    from phi3v_dist.documents.processor import DocumentProcessor
     from phi3v_dist.packing.forecast import forecast
-    from phi3v_dist.packing.from_shards import heldout_plan, lengths_of, train_plan
+    from phi3v_dist.packing.from_shards import heldout_plan, train_plan
     from phi3v_dist.shards.sources import open_sources
 
     config = load_config(arguments.recipe, arguments.overrides).config
     processor = DocumentProcessor.from_folder(config.model.folder, config.documents)
     index = open_sources(config.shards)
     with redirect_stdout(sys.stderr) if arguments.json else nullcontext():  # progress must not stand in the JSON
-        lengths = lengths_of(index, processor, config.shards.cache_folder)
+        lengths = joined_lengths(index.indexes, processor, config.shards.cache_folder)
         plan = train_plan(config, index, lengths)
         heldout_plan(config, index, lengths)  # training makes it too, and would stop where it can't
         told = forecast(plan, arguments.ranks)

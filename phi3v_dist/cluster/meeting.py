@@ -2,7 +2,7 @@
 
 Enters: who this rank is, and how long the others have. Leaves: nothing once all have met, or one line about the ranks
 that didn't come and the exit code of a failed machine. Ranks that have come leave a mark in the store, which is there
-as soon as rank 0 is; the process group itself tells nobody's name, and waits for half an hour.
+as soon as rank 0 is; the process group itself names nobody, and waits for its whole time-out.
 """
 
 import contextlib

@@ -74,6 +74,7 @@ def joined_lengths(
     found = _map(path, samples)
     if found is not None:
         return found
+    # Not while _kept holds the folder's lock, which they take too.
     parts = [cached_lengths(index, processor, cache_folder) for index in indexes]
     if samples >= _SMALL_SAMPLES:
         with contextlib.suppress(OSError):  # counting has told where nothing can be written

@@ -1,24 +1,16 @@
-"""Shards and a model folder's tokenizer → the plans of both splits.
+"""Shards and the lengths of their documents → the plans of both splits.
 
-Enters: the options, an open index, a document processor. Leaves: the plan that training follows and the one that
-validation follows; nothing is decoded and no weight is read.
+Enters: the options, an open index, lengths. Leaves: the plan that training follows and the one that validation follows.
 """
 
 from collections.abc import Sequence
 
 from phi3v_dist.config.options import RunConfig
-from phi3v_dist.documents.length_cache import joined_lengths
 from phi3v_dist.documents.lengths import DocumentLengths
-from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.errors import ShardError
 from phi3v_dist.packing.order import Source
 from phi3v_dist.packing.plan import Plan
 from phi3v_dist.shards.sources import SourcesIndex
-
-
-def lengths_of(index: SourcesIndex, processor: DocumentProcessor, cache_folder: str) -> DocumentLengths:
-    """Counts of all samples over all sources, mapped from the cache."""
-    return joined_lengths(index.indexes, processor, cache_folder)
 
 
 def train_plan(config: RunConfig, index: SourcesIndex, lengths: DocumentLengths) -> Plan:

@@ -41,6 +41,7 @@ class PlannedLengths:
         self._shards = [np.ascontiguousarray(source.shards, dtype=np.int64) for source in sources]
         self._pack_tokens = options.pack_tokens
         self._truncate = options.long_documents == "truncate"
+        self._name = name
         surveys = [
             _survey(self._tokens, self._supervised, shards, self._pack_tokens, self._truncate)
             for shards in self._shards
@@ -51,11 +52,9 @@ class PlannedLengths:
         self.long_documents = sum(long for *_, long, _ in surveys)
         if self.long_documents and options.long_documents == "error":
             needed = max(longest_of_all for *_, longest_of_all in surveys)
-            named = ", ".join(name(number) for number in islice(self.too_long(), _NAMED_DOCUMENTS))
-            more = ", …" * (self.long_documents > _NAMED_DOCUMENTS)
             raise DocumentError(
                 f"{self.long_documents} documents are longer than a pack of {self._pack_tokens} tokens, the longest "
-                f"has {needed} ({named}{more})",
+                f"has {needed} ({self.some_too_long})",
                 where="packing.pack_tokens",
                 value=self._pack_tokens,
                 mend=f"Set packing.pack_tokens={needed} or more, or packing.long_documents=drop (or truncate, which "
@@ -90,6 +89,12 @@ class PlannedLengths:
         for shards in self._shards if self.long_documents else []:
             for first, end in shards.tolist():
                 yield from (first + np.flatnonzero(self._tokens[first:end] > self._pack_tokens)).tolist()
+
+    @property
+    def some_too_long(self) -> str:
+        """The names of the first of them."""
+        named = ", ".join(map(self._name, islice(self.too_long(), _NAMED_DOCUMENTS)))
+        return named + ", …" * (self.long_documents > _NAMED_DOCUMENTS)
 
 
 @compiled

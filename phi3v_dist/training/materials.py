@@ -5,20 +5,18 @@ data and model folder shows here, before a parameter is loaded.
 """
 
 from dataclasses import dataclass
-from itertools import islice
 
 from phi3v_dist.config.options import RunConfig
+from phi3v_dist.documents.length_cache import joined_lengths
 from phi3v_dist.documents.processor import DocumentProcessor
 from phi3v_dist.model.check import check_fit
 from phi3v_dist.model.folder import fingerprint, read_config, shapes_in
-from phi3v_dist.packing.from_shards import heldout_plan, lengths_of, train_plan
+from phi3v_dist.packing.from_shards import heldout_plan, train_plan
 from phi3v_dist.packing.plan import PLAN_VERSION, Plan
 from phi3v_dist.packing.planned_lengths import PlannedLengths
 from phi3v_dist.packing.steps import idle_advice
 from phi3v_dist.shards.sources import SourcesIndex, open_sources
 from phi3v_dist.training.window_counts import recall_windows
-
-_NAMED_DOCUMENTS = 5
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def gather_materials(config: RunConfig) -> Materials:
     processor = DocumentProcessor.from_folder(config.model.folder, config.documents)
     check_fit(model, processor.template.vocabulary_size, processor.crop_size, config.model.folder)
     index = open_sources(config.shards)
-    lengths = lengths_of(index, processor, config.shards.cache_folder)
+    lengths = joined_lengths(index.indexes, processor, config.shards.cache_folder)
     plan, heldout = train_plan(config, index, lengths), heldout_plan(config, index, lengths)
     trained_on = {
         "shards.folder": index.content_hash,
@@ -64,17 +62,15 @@ def warnings_of(materials: Materials, config: RunConfig, num_ranks: int) -> list
     ]
     plans = [("train", materials.plan), ("heldout", materials.heldout)]
     warnings += [
-        _long_documents(materials.index, plan.lengths, split, config.packing.pack_tokens)
+        _long_documents(plan.lengths, split, config.packing.pack_tokens)
         for split, plan in plans
         if plan is not None and plan.lengths.long_documents
     ]
     return warnings
 
 
-def _long_documents(index: SourcesIndex, lengths: PlannedLengths, split: str, pack_tokens: int) -> str:
-    keys = ", ".join(index.key(number) for number in islice(lengths.too_long(), _NAMED_DOCUMENTS))
-    more = ", …" if lengths.long_documents > _NAMED_DOCUMENTS else ""
+def _long_documents(lengths: PlannedLengths, split: str, pack_tokens: int) -> str:
     return (
         f"{lengths.long_documents} {split} documents are longer than packing.pack_tokens={pack_tokens}: "
-        f"{lengths.long_documents - lengths.dropped} cut, {lengths.dropped} left out ({keys}{more})"
+        f"{lengths.long_documents - lengths.dropped} cut, {lengths.dropped} left out ({lengths.some_too_long})"
     )

@@ -158,3 +158,8 @@ def test_a_requeued_job_is_another_attempt_on_a_node_that_slurm_names() -> None:
 @pytest.mark.parametrize(("told", "end"), [({}, None), ({"PHI3V_JOB_END": "1800000000"}, 1_800_000_000.0)])
 def test_the_end_of_the_job_is_known_when_the_batch_script_tells_it(told: dict[str, str], end: float | None) -> None:
     assert who_am_i(SRUN | told).job_end == end
+
+
+def test_the_names_of_all_nodes_are_those_that_the_job_script_tells() -> None:
+    assert who_am_i(SRUN | {"PHI3V_NODES": "n1 n2 n7 "}).node_names == ("n1", "n2", "n7")
+    assert who_am_i(SRUN).node_names == ()

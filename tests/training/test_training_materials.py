@@ -1,7 +1,6 @@
 """A model folder whose files don't belong together is refused before anything is loaded; what a plan warns of."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,11 +49,11 @@ def warned(ranks: int = 2, heldout: tuple[int, ...] = (), **sources: float) -> l
 
     def plan(tokens: tuple[int, ...], name: str) -> Plan:
         counts = np.array(tokens)
-        return Plan(counts, counts // 2, counts, [Source(np.array([[0, len(tokens)]]), 1.0, name)], config.packing, 0)
+        source = Source(np.array([[0, len(tokens)]]), 1.0, name)
+        return Plan(counts, counts // 2, counts, [source], config.packing, 0, lambda number: f"k{number}")
 
-    index = SimpleNamespace(key=lambda number: f"k{number}")
     plans = plan((40, 50, 60, 99), next(iter(sources), "shards")), plan(heldout, "shards") if heldout else None
-    return warnings_of(Materials(index, None, *plans, 3, {}), config, ranks)  # type: ignore[arg-type]
+    return warnings_of(Materials(None, None, *plans, 3, {}), config, ranks)  # type: ignore[arg-type]
 
 
 def test_documents_too_long_for_a_pack_are_counted_and_named_in_both_splits() -> None:
