@@ -19,8 +19,7 @@ from phi3v_dist.console import CommandParser, count, run_command, say, table
 if TYPE_CHECKING:
     from phi3v_dist.packing.forecast import Forecast
 
-EXAMPLE = """example:
-  python tools/plan_packs.py --config launch/recipes/demo_cpu.yaml --ranks 2 packing.pack_tokens=1024"""
+EXAMPLE = "example:\n  python tools/plan_packs.py --config launch/recipes/demo_cpu.yaml packing.pack_tokens=1024"
 
 
 def main() -> int:
